@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+# One Makefile: `make help` lists what it can do. Output goes to build/; V=1 shows the commands.
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+B := build
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-7s %s\n' '$(1)' '$(2)')
+
+HOST_ARCH := $(shell uname -m)
+ifeq ($(HOST_ARCH),aarch64)
+ARM_PREFIX :=
+ARM_SYSROOT :=
+else
+ARM_PREFIX := aarch64-linux-gnu-
+ARM_SYSROOT := $(B)/sysroot-arm64
+endif
+
+# ---- sources: one noun per file, found by folder ---------------------------------------------------
+
+LAYERS := iommu virtio vmm
+# Only these say KVM_ and only these need an arm64 <asm/kvm.h>; the rest of vmm/ is tested natively.
+VMM_KVM := vmm/check.c vmm/gic.c vmm/main.c vmm/memory.c vmm/vcpu.c vmm/vm.c
+iommu_SRCS := $(sort $(wildcard iommu/*.c))
+virtio_SRCS := $(sort $(wildcard virtio/*.c))
+vmm_SRCS := $(sort $(filter-out $(VMM_KVM),$(wildcard vmm/*.c)))
+vmm_KVM_SRCS := $(sort $(wildcard $(VMM_KVM)))
+# An archive's tests link that archive and those below it, nothing else.
+iommu_BELOW := iommu
+virtio_BELOW := virtio iommu
+vmm_BELOW := vmm virtio iommu
+
+# ---- flags ----------------------------------------------------------------------------------------
+
+CSTD := -std=gnu11
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
+CPPFLAGS_ALL := -I. -D_GNU_SOURCE
+CFLAGS ?= -O2 -g
+LIBS := -luring -lfdt -lz -lzstd -lpthread
+
+native_CC := gcc
+native_AR := gcc-ar
+native_CFLAGS := $(CFLAGS)
+native_LDFLAGS :=
+asan_CC := gcc
+asan_AR := gcc-ar
+asan_CFLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+asan_LDFLAGS := -fsanitize=address,undefined
+arm64_CC := $(ARM_PREFIX)gcc
+arm64_AR := $(ARM_PREFIX)gcc-ar
+arm64_CFLAGS := $(CFLAGS) $(if $(ARM_SYSROOT),-isystem $(ARM_SYSROOT)/usr/include)
+arm64_LDFLAGS := -static $(if $(ARM_SYSROOT),-L$(ARM_SYSROOT)/usr/lib/aarch64-linux-gnu)
+
+FLAVOURS := native asan arm64
+
+# ---- what the machine must have -------------------------------------------------------------------
+
+DEPS_BUILD := gcc libc6-dev libcmocka-dev liburing-dev libfdt-dev zlib1g-dev libzstd-dev
+DEPS_CROSS := $(if $(ARM_PREFIX),gcc-aarch64-linux-gnu libc6-dev-arm64-cross binutils-aarch64-linux-gnu)
+DEPS_LAB := qemu-system-arm qemu-system-common cpio kmod xz-utils zstd debian-archive-keyring ca-certificates
+DEPS := $(DEPS_BUILD) $(DEPS_CROSS) $(DEPS_LAB)
+
+$(B)/.deps: Makefile
+	@mkdir -p $(B)
+	$(Q)guest-tests/deps.sh $(DEPS)
+	@touch $@
+
+ifneq ($(ARM_SYSROOT),)
+$(ARM_SYSROOT)/.stamp: $(B)/.deps guest-tests/lab/sysroot
+	$(call say,SYSROOT,$(ARM_SYSROOT))
+	$(Q)guest-tests/lab/sysroot
+	@touch $@
+endif
+
+# ---- rules per flavour ----------------------------------------------------------------------------
+
+# $(1) flavour
+define flavour
+$(B)/$(1)/%.o: %.c $(B)/.deps $(if $(filter arm64,$(1)),$(if $(ARM_SYSROOT),$(ARM_SYSROOT)/.stamp))
+	@mkdir -p $$(dir $$@)
+	$$(call say,CC,$$@)
+	$$(Q)$$($(1)_CC) $$(CSTD) $$(WARN) $$(CPPFLAGS_ALL) $$($(1)_CFLAGS) -MMD -MP -c -o $$@ $$<
+$(foreach l,$(LAYERS),$(call archive,$(1),$(l)))
+endef
+
+# $(1) flavour, $(2) layer
+define archive
+
+$(B)/$(1)/$(2).a: $$(patsubst %.c,$(B)/$(1)/%.o,$$($(2)_SRCS))
+	$$(call say,AR,$$@)
+	$$(Q)rm -f $$@ && $$($(1)_AR) rcs $$@ $$^
+-include $$(patsubst %.c,$(B)/$(1)/%.d,$$($(2)_SRCS))
+endef
+
+$(foreach f,$(FLAVOURS),$(eval $(call flavour,$(f))))
+-include $(patsubst %.c,$(B)/arm64/%.d,$(vmm_KVM_SRCS))
+
+$(B)/arm64/granule: $(patsubst %.c,$(B)/arm64/%.o,$(vmm_KVM_SRCS)) $(foreach l,$(vmm_BELOW),$(B)/arm64/$(l).a)
+	$(call say,LINK,$@)
+	$(Q)$(arm64_CC) $(arm64_CFLAGS) $(arm64_LDFLAGS) -o $@ $^ $(LIBS)
+
+# ---- unit tests -----------------------------------------------------------------------------------
+
+# $(1) flavour, $(2) layer, $(3) test_<noun>
+define unit_test
+$(B)/$(1)/$(2)/tests/$(3): $(B)/$(1)/$(2)/tests/$(3).o $$(foreach l,$$($(2)_BELOW),$(B)/$(1)/$$(l).a)
+	$$(call say,LINK,$$@)
+	$$(Q)$$($(1)_CC) $$($(1)_CFLAGS) $$($(1)_LDFLAGS) -o $$@ $$^ $$(LIBS) -lcmocka
+$(1)_TESTS += $(B)/$(1)/$(2)/tests/$(3)
+-include $(B)/$(1)/$(2)/tests/$(3).d
+endef
+
+$(foreach f,native asan,$(foreach l,$(LAYERS),$(foreach t,$(sort $(basename $(notdir $(wildcard $(l)/tests/test_*.c)))),\
+  $(eval $(call unit_test,$(f),$(l),$(t))))))
+
+check: $(native_TESTS) ## unit tests, native
+	$(Q)guest-tests/unit.sh $(native_TESTS)
+
+check-asan: $(asan_TESTS) ## unit tests under ASan and UBSan
+	$(Q)guest-tests/unit.sh $(asan_TESTS)
+
+# ---- the program, the lab, the guests -------------------------------------------------------------
+
+all: $(B)/arm64/granule $(foreach l,$(LAYERS),$(B)/native/$(l).a) ## build everything (default)
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+format: ## clang-format every source
+	$(Q)clang-format -i $$(git ls-files '*.c' '*.h')
+
+tidy: ## clang-tidy the native sources
+	$(Q)clang-tidy --quiet $(iommu_SRCS) $(virtio_SRCS) $(vmm_SRCS) -- $(CSTD) $(CPPFLAGS_ALL)
+
+clean: ## remove what was built; fetched packages stay
+	$(Q)rm -rf $(addprefix $(B)/,$(FLAVOURS))
+
+.PHONY: all check check-asan help format tidy clean

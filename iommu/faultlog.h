@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * faultlog - bounded log of faults: endpoint, iova, access, reason, count lost.
+ *
+ * Any thread may add, any thread may take; a leaf lock inside, never held across a callback that
+ * can block. Rate-limited per second by the ring's size: what does not fit is counted, not kept.
+ */
+#ifndef IOMMU_FAULTLOG_H
+#define IOMMU_FAULTLOG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum fault_reason {
+	FAULT_UNKNOWN, /* something else; a MAP that could not be carried out, say */
+	FAULT_DOMAIN,  /* the endpoint is in no domain */
+	FAULT_MAPPING, /* not mapped, or not with these rights */
+};
+
+#define FAULT_READ    1u
+#define FAULT_WRITE   2u
+#define FAULT_ADDRESS 4u /* iova is valid */
+
+struct fault {
+	uint32_t endpoint;
+	enum fault_reason reason;
+	unsigned flags; /* FAULT_* */
+	uint64_t iova;
+};
+
+struct faultlog;
+
+/**
+ * faultlog_create
+ * @capacity: faults kept until taken, >= 1
+ * Return: 0; -ENOMEM.
+ */
+int faultlog_create(unsigned capacity, struct faultlog **out);
+void faultlog_destroy(struct faultlog *log);
+
+/**
+ * faultlog_set_notify - @fn is called after a fault was added to an empty log
+ *
+ * It is called from whatever thread adds, which may hold the mediator's lock: it must only wake
+ * somebody (write an eventfd) and return.
+ */
+void faultlog_set_notify(struct faultlog *log, void (*fn)(void *ctx), void *ctx);
+
+/* faultlog_add - keep a copy of @fault, or count it as lost when the log is full */
+void faultlog_add(struct faultlog *log, const struct fault *fault);
+
+/* faultlog_take - the oldest fault, removed; false when there is none */
+bool faultlog_take(struct faultlog *log, struct fault *out);
+
+/* faultlog_total, faultlog_lost - faults ever added (kept or lost), and of these lost */
+uint64_t faultlog_total(struct faultlog *log);
+uint64_t faultlog_lost(struct faultlog *log);
+
+#endif

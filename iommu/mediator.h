@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mediator - what a hypervisor talks to: domains by number, endpoints by number, and the requests a
+ * guest's IOMMU driver makes of them, carried out on the host's instances.
+ *
+ * It knows neither KVM nor virtio. Every call takes the mediator's one lock and any thread may make
+ * it. A request is all or nothing: on an error every domain, instance and byte is as it was.
+ * Addresses and lengths are bytes; ranges [start, last] are inclusive.
+ */
+#ifndef IOMMU_MEDIATOR_H
+#define IOMMU_MEDIATOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "iommu/faultlog.h"
+#include "iommu/gmem.h"
+#include "iommu/instance.h"
+#include "iommu/maptree.h"
+
+/* When a bounced slot is synced besides MAP and UNMAP; design.md "Bounce coherence". */
+enum sync_mode {
+	SYNC_NONE,  /* never */
+	SYNC_RINGS, /* read-write slots, at every sync point */
+	SYNC_FULL,  /* every slot, at every sync point */
+};
+
+/* A reserved region of one endpoint, inclusive bytes. */
+struct resv_region {
+	uint64_t start;
+	uint64_t last;
+	bool msi; /* the MSI doorbell: device writes there become interrupts, no mapping is needed */
+};
+
+struct mediator_stats {
+	uint64_t maps, unmaps, attaches, detaches, refused; /* requests carried out, and refused */
+	uint64_t mappings, mappings_peak;		    /* live now, most at once */
+	/* frames that entered each class since the start, and live now */
+	uint64_t direct_frames, exposed_frames, bounce_frames;
+	uint64_t direct_live, exposed_live, bounce_live;
+	uint64_t bytes_to_device, bytes_to_guest; /* copied between guest pages and bounce pages */
+	uint64_t syncs_for_device, syncs_for_cpu;
+	uint64_t conflicts; /* bytes that guest and device both changed between two sync points */
+	uint64_t unstable;  /* syncs in which the device kept writing past the collect limit */
+	uint64_t reclassified; /* exposed frames that had to become bounce */
+	uint64_t instance_maps, instance_unmaps, instance_errors;
+	uint64_t faults, faults_lost;
+	uint64_t bounce_bytes, bounce_bytes_peak; /* pool memory in use */
+};
+
+struct mediator_cfg {
+	const struct gmem *gmem;  /* outlives the mediator */
+	uint64_t guest_granule;	  /* smallest page the guest may map, a power of two */
+	uint64_t pool_limit;	  /* bytes of bounce pages and twins at most */
+	uint32_t max_domains;	  /* more is -ENOMEM */
+	uint32_t max_mappings;	  /* per domain; more is -ENOMEM */
+	struct iova_range doorbell; /* guest-physical page(s) of the MSI doorbell; start > last: none */
+	void (*log)(void *ctx, const char *line); /* a line for the operator; may be NULL */
+	void *log_ctx;
+};
+
+struct endpoint_cfg {
+	uint32_t id;
+	const char *name; /* for messages; outlives the endpoint */
+	struct instance *const *instances; /* every one it masters through; outlive the endpoint */
+	unsigned nr_instances; /* 1 .. MEDIATOR_MAX_INSTANCES */
+	enum sync_mode sync;
+	bool relaxed; /* exposure=relaxed: class "exposed" is allowed */
+};
+
+#define MEDIATOR_MAX_INSTANCES 8
+
+struct mediator;
+struct endpoint;
+
+/**
+ * mediator_create
+ * Return: 0; -EINVAL a granule that is no power of two, or RAM not aligned to it; -ENOMEM.
+ */
+int mediator_create(const struct mediator_cfg *cfg, struct mediator **out);
+
+/* mediator_destroy - unmap everything everywhere and free it; the instances stay the caller's */
+void mediator_destroy(struct mediator *m);
+
+/**
+ * mediator_add_endpoint - make an endpoint known; before the guest runs
+ *
+ * Its instances' granules and apertures shape the frame size, the input range and the reserved
+ * regions that the guest is shown, so all endpoints are added before the first request.
+ * Return: 0; -EEXIST the id is taken; -EINVAL no or too many instances, or no common aperture;
+ *         -EBUSY a request has been made already; -ENOMEM.
+ */
+int mediator_add_endpoint(struct mediator *m, const struct endpoint_cfg *cfg, struct endpoint **out);
+
+/* mediator_input_range - the IOVA range all domains accept: what every instance can reach */
+struct iova_range mediator_input_range(struct mediator *m);
+
+/* mediator_frame_size - bytes of a frame: the largest granule of all instances and the guest's */
+uint64_t mediator_frame_size(struct mediator *m);
+
+/**
+ * mediator_resv_regions - the reserved regions of one endpoint, frame-aligned, ascending, disjoint
+ * @max: size of @out
+ * Return: how many there are (may exceed @max; only @max are written); -ENOENT endpoint unknown.
+ */
+int mediator_resv_regions(struct mediator *m, uint32_t endpoint, struct resv_region *out, unsigned max);
+
+/**
+ * mediator_attach - put an endpoint into a domain, which is created if need be
+ * @bypass: the domain maps guest RAM 1:1 and takes no MAP
+ *
+ * An endpoint that is in another domain leaves it first (that domain dies with its last endpoint),
+ * but only once everything has been checked and the new shadow prepared. Live mappings of the domain
+ * are replayed before this returns.
+ * Return: 0; -ENOENT endpoint unknown; -EINVAL the domain exists and @bypass disagrees with it, or a
+ *         live mapping lies in one of the endpoint's reserved regions; -EOPNOTSUPP the endpoint
+ *         shares an instance with an endpoint that stays in another domain; -ENOMEM; -EIO.
+ */
+int mediator_attach(struct mediator *m, uint32_t domain, uint32_t endpoint, bool bypass);
+
+/**
+ * mediator_detach - take an endpoint out of a domain
+ * Return: 0; -ENOENT endpoint unknown; -EINVAL domain unknown, or the endpoint is not in it.
+ */
+int mediator_detach(struct mediator *m, uint32_t domain, uint32_t endpoint);
+
+/**
+ * mediator_map - record one MAP and let the domain's devices see it
+ * Return: 0; -ENOENT domain unknown; -EINVAL bypass domain, overlap with a mapping or a reserved
+ *         region, unknown flag; -ERANGE off the guest granule, last < start, or outside the input range;
+ *         -EFAULT not guest RAM (with MAP_MMIO: not the doorbell); -ENOMEM; -EIO.
+ * Source: virtio 1.3, IOMMU device, "MAP request".
+ */
+int mediator_map(struct mediator *m, uint32_t domain, const struct mapping *map);
+
+/**
+ * mediator_unmap - remove every mapping inside [start, last]
+ *
+ * When it returns no device can reach what was unmapped, and what devices wrote is in guest memory.
+ * Return: 0 (also if nothing was mapped); -ENOENT domain unknown; -EINVAL bypass domain; -ERANGE the
+ *         range cuts a mapping or last < start, nothing was removed.
+ */
+int mediator_unmap(struct mediator *m, uint32_t domain, uint64_t start, uint64_t last);
+
+/* mediator_set_bypass - what endpoints in no domain may do: all of guest RAM 1:1, or nothing.
+ * Return: 0; -ENOMEM, -EIO: some endpoint could not be given RAM; it stays without access. */
+int mediator_set_bypass(struct mediator *m, bool bypass);
+
+/* mediator_reset - device reset: every endpoint leaves its domain, every domain dies */
+void mediator_reset(struct mediator *m);
+
+/* endpoint_needs_sync - true if accesses to its registers must be trapped: its sync mode is not NONE */
+bool endpoint_needs_sync(const struct endpoint *ep);
+
+/* endpoint_sync_for_device - before a guest's register write reaches the device: what the CPU
+ * changed in bounced slots of the endpoint's domain since the last sync becomes visible to devices */
+void endpoint_sync_for_device(struct endpoint *ep);
+
+/* endpoint_sync_for_cpu - before an interrupt is injected and after a register read: what devices
+ * changed in bounced slots of the endpoint's domain becomes visible to the guest */
+void endpoint_sync_for_cpu(struct endpoint *ep);
+
+/**
+ * endpoint_translate - where a device's access at @iova goes, by the guest's mappings alone
+ * @access: MAP_READ and/or MAP_WRITE, all needed
+ * @gpa: guest-physical address; identity for the MSI region, bypass and bypass domains
+ * Return: 0; -EFAULT not mapped with these rights.
+ * Used for MSI messages that a guest programs as IOVAs.
+ */
+int endpoint_translate(struct endpoint *ep, uint64_t iova, unsigned access, uint64_t *gpa);
+
+struct faultlog *mediator_faultlog(struct mediator *m);
+void mediator_get_stats(struct mediator *m, struct mediator_stats *out);
+
+#endif

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vfio - an instance on Linux VFIO: a type1 container with one group. What the granule, the apertures
+ * and the limits are is what VFIO_IOMMU_GET_INFO says, never assumed.
+ */
+#ifndef IOMMU_VFIO_H
+#define IOMMU_VFIO_H
+
+#include <stddef.h>
+
+#include "iommu/instance.h"
+
+struct vfio_container;
+
+/**
+ * vfio_container_open - open /dev/vfio/@group in a container of its own and set type1
+ * @error: one line, without newline: what is wrong, the value, what to do
+ * Return: 0; -errno with @error filled.
+ */
+int vfio_container_open(unsigned group, struct vfio_container **out, char *error, size_t error_len);
+void vfio_container_close(struct vfio_container *c); /* after its devices are closed; NULL is fine */
+
+/* vfio_container_instance - what the mediator uses; lives as long as the container */
+struct instance *vfio_container_instance(struct vfio_container *c);
+
+/* vfio_container_device - a device fd of the group, by BDF. Return: fd >= 0, or -errno with @error. */
+int vfio_container_device(struct vfio_container *c, const char *bdf, char *error, size_t error_len);
+
+#endif

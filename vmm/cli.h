@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cli - arguments -> struct vm_config; the only place that prints usage. */
+#ifndef VMM_CLI_H
+#define VMM_CLI_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "iommu/mediator.h"
+
+/* Exit statuses of `granule run`, documented in granule(1). */
+enum exit_status {
+	EXIT_POWEROFF = 0, /* the guest powered off, or the user quit with Ctrl-A x */
+	EXIT_FAILED = 1,   /* could not start, or had to give up; a line on stderr says why */
+	EXIT_USAGE = 2,	   /* bad arguments */
+	EXIT_RESET = 3,	   /* the guest asked for a reset (reboot) */
+	EXIT_CRASH = 4,	   /* the guest crashed: PSCI SYSTEM_CRASH or an exit KVM cannot explain */
+	/* 128 + n: ended by signal n */
+};
+
+#define CONFIG_MAX_DISKS 8
+#define CONFIG_MAX_VFIO	 8
+
+struct disk_config {
+	const char *path;
+	bool readonly;
+};
+
+struct vfio_config {
+	const char *device;  /* as given: BDF or sysfs path */
+	bool sync_set;	     /* sync= was given */
+	enum sync_mode sync;
+	bool relaxed;	     /* exposure=relaxed */
+};
+
+struct vm_config {
+	const char *kernel, *initrd, *cmdline; /* cmdline never NULL */
+	uint64_t memory; /* bytes, multiple of 2 MiB, fits the layout */
+	unsigned vcpus;	 /* 1 .. LAYOUT_MAX_VCPUS */
+	unsigned nr_disks, nr_vfio;
+	struct disk_config disks[CONFIG_MAX_DISKS];
+	struct vfio_config vfio[CONFIG_MAX_VFIO];
+	bool iommu; /* --iommu on */
+	const char *dump_dtb, *stats; /* files, or NULL */
+};
+
+/**
+ * cli_main - everything `granule` does with its arguments
+ * Return: the exit status.
+ */
+int cli_main(int argc, char **argv);
+
+/**
+ * cli_parse_run - parse the arguments after `run`
+ * Return: 0; -EINVAL after one line on stderr; 1 if help was asked for and printed.
+ */
+int cli_parse_run(int argc, char **argv, struct vm_config *out);
+
+/* Subcommands, each in its own file; all return an exit status. */
+int vm_run(const struct vm_config *cfg); /* vm.c */
+int check_run(void);			 /* check.c */
+int devices_run(bool json);		 /* devices.c */
+int inspect_run(const char *kernel);	 /* inspect.c */
+
+#endif

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * evloop - one event loop on one io_uring: file descriptors, eventfds, timers, and whatever a device
+ * submits itself (virtio/uring.h). One thread, the one that calls evloop_run(), runs every callback.
+ * Everything but evloop_stop() is called on that thread, or before it runs.
+ */
+#ifndef VMM_EVLOOP_H
+#define VMM_EVLOOP_H
+
+#include <stdint.h>
+
+#include "virtio/uring.h"
+
+struct evloop;
+struct evloop_watch;
+
+int evloop_create(struct evloop **out); /* Return: 0; -errno of io_uring_setup */
+void evloop_destroy(struct evloop *loop); /* frees every watch and timer left */
+
+struct io_uring *evloop_ring(struct evloop *loop);
+
+/* evloop_add_fd - call @fn whenever poll(2) would report @events on @fd. Return: 0; -errno. */
+int evloop_add_fd(struct evloop *loop, int fd, short events, void (*fn)(void *ctx, short revents),
+		  void *ctx, struct evloop_watch **out);
+
+/* evloop_add_eventfd - call @fn with the counter each time @fd is signalled; reads it. */
+int evloop_add_eventfd(struct evloop *loop, int fd, void (*fn)(void *ctx, uint64_t count), void *ctx,
+		       struct evloop_watch **out);
+
+/* evloop_add_timer - call @fn once after @ns nanoseconds (again: add again). */
+int evloop_add_timer(struct evloop *loop, uint64_t ns, void (*fn)(void *ctx), void *ctx,
+		     struct evloop_watch **out);
+
+/* evloop_remove - @fn is not called again after this returns; does not close the fd; NULL is fine */
+void evloop_remove(struct evloop *loop, struct evloop_watch *watch);
+
+/* evloop_run - run until evloop_stop(). Return: the status given to it, or -errno. */
+int evloop_run(struct evloop *loop);
+
+/* evloop_stop - any thread, also a signal handler; the first status wins */
+void evloop_stop(struct evloop *loop, int status);
+
+#endif

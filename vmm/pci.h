@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * pci - the host bridge: ECAM for bus 0, a slot per function, INTx swizzle. Knows no KVM: what it needs
+ * of the machine comes in as struct pci_machine, so it is tested natively.
+ */
+#ifndef VMM_PCI_H
+#define VMM_PCI_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "vmm/bus.h"
+
+/* What PCI functions need of the machine. Any thread may call. */
+struct pci_machine {
+	struct bus *bus;
+	/* Drive the level-triggered SPI of one of the 4 INTx lines. */
+	void (*set_intx)(void *ctx, unsigned line, bool level);
+	/* Deliver an MSI: @gpa is the guest-physical doorbell, @devid the guest requester id.
+	 * Return: 0; -errno when the guest's ITS would not take it. */
+	int (*msi)(void *ctx, uint64_t gpa, uint32_t data, uint32_t devid);
+	/* Map host memory @hva at @gpa into the guest (a memslot; all multiples of the host page).
+	 * Return: a slot number >= 0, or -errno. */
+	int (*map)(void *ctx, uint64_t gpa, void *hva, uint64_t len);
+	void (*unmap)(void *ctx, int slot);
+	void *ctx;
+	uint64_t host_page; /* bytes */
+};
+
+struct pci_host;
+
+/* A function on bus 0. Config accesses are 1, 2 or 4 bytes, naturally aligned, inside 4 KiB; the host
+ * serialises them with its lock. */
+struct pci_func {
+	const char *name;
+	uint8_t devfn; /* set by pci_host_add */
+	uint32_t (*config_read)(struct pci_func *func, unsigned off, unsigned len);
+	void (*config_write)(struct pci_func *func, unsigned off, unsigned len, uint32_t val);
+};
+
+/* pci_host_create - claims the ECAM range on the bus and puts a host bridge at 00:00.0 */
+int pci_host_create(const struct pci_machine *machine, struct pci_host **out);
+void pci_host_destroy(struct pci_host *host);
+
+/* pci_host_add - put @func at @devfn (8 * device + function), or at the next free device if < 0.
+ * Return: 0; -EBUSY taken; -ENOSPC. */
+int pci_host_add(struct pci_host *host, struct pci_func *func, int devfn);
+
+/* pci_alloc_mem - a free guest address for a BAR of @len bytes (aligned to max(len, 64 KiB)).
+ * Return: 0 when none is left. */
+uint64_t pci_alloc_mem(struct pci_host *host, uint64_t len, bool above_4g);
+
+/* pci_intx_line - which of the 4 lines pin @pin (1..4) of @devfn drives: (device + pin - 1) % 4 */
+static inline unsigned pci_intx_line(uint8_t devfn, unsigned pin)
+{
+	return ((devfn >> 3) + pin - 1) % 4;
+}
+
+#endif

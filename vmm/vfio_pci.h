@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vfio_pci - passed-through functions: regions, config space and interrupts (their DMA is iommu/vfio).
+ *
+ * Set up in two steps, because the mediator must know every endpoint before the machine is described:
+ * open all, then add each to the PCI host. Every eventfd is watched from the start, so that a vCPU that
+ * enables a vector only makes one VFIO call.
+ */
+#ifndef VMM_VFIO_PCI_H
+#define VMM_VFIO_PCI_H
+
+#include <stddef.h>
+
+#include "iommu/mediator.h"
+#include "vmm/cli.h"
+#include "vmm/evloop.h"
+#include "vmm/pci.h"
+
+struct vfio_set; /* all passed-through functions of one VM, and their containers */
+
+int vfio_set_create(struct vfio_set **out);
+/* vfio_set_destroy - interrupts off, reset every function, close devices, then containers. The
+ * mediator is destroyed after vfio_set_quiesce() and before this. NULL is fine. */
+void vfio_set_destroy(struct vfio_set *set);
+
+/* vfio_set_quiesce - no more interrupts, bus mastering off, devices reset: no DMA after it returns.
+ * vCPUs and event loop have stopped. */
+void vfio_set_quiesce(struct vfio_set *set);
+
+/**
+ * vfio_set_open - open one function (and its group's container, once per group)
+ * Return: 0; -errno after a line on stderr that says what is wrong and what to do.
+ */
+int vfio_set_open(struct vfio_set *set, const struct vfio_config *cfg);
+
+unsigned vfio_set_count(const struct vfio_set *set);
+
+/**
+ * vfio_set_add_endpoints - add every function as an endpoint; endpoint id = guest requester id
+ * (functions of one host group share a guest slot, so that the guest groups them too)
+ * Return: 0; -errno after a line on stderr.
+ */
+int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m);
+
+/* vfio_set_map_ram - without a mediator (--iommu off): all guest RAM 1:1 into every container.
+ * Return: 0; -errno after a line on stderr (a reserved region in the way, memlock, ...). */
+int vfio_set_map_ram(struct vfio_set *set, const struct gmem *gmem);
+
+/* vfio_set_rid - requester id of function @i; known after vfio_set_open of all */
+uint16_t vfio_set_rid(const struct vfio_set *set, unsigned i);
+
+/* vfio_set_realize - put every function on the PCI host, watch its interrupts on @loop.
+ * BARs of an endpoint that needs sync are trapped; others are mapped. */
+int vfio_set_realize(struct vfio_set *set, struct pci_host *host, const struct pci_machine *machine,
+		     struct evloop *loop);
+
+#endif
