@@ -34,7 +34,7 @@ static void write_all(const char *buf, size_t len)
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0 && errno == EAGAIN) {
-			struct pollfd pfd = { .fd = STDERR_FILENO, .events = POLLOUT };
+			struct pollfd pfd = {.fd = STDERR_FILENO, .events = POLLOUT};
 
 			if (poll(&pfd, 1, MSG_PATIENCE) > 0 && (pfd.revents & POLLOUT))
 				continue;
@@ -53,7 +53,8 @@ __attribute__((format(printf, 2, 0))) static void msg_line(const char *prefix, c
 
 	if (n > 0)
 		len += MIN((size_t)n, MSG_MAX - 1 - len);
-	/* File names, device names: whatever they hold, a message is one line and moves no cursor. */
+	/* File names, device names: whatever they hold, a message is one line and moves no cursor.
+	 */
 	for (size_t i = 0; i < len; i++) {
 		if ((unsigned char)buf[i] < ' ' || buf[i] == 0x7f)
 			buf[i] = '?';
