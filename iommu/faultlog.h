@@ -2,8 +2,8 @@
 /*
  * faultlog - bounded log of faults: endpoint, iova, access, reason, count lost.
  *
- * Any thread may add, any thread may take; a leaf lock inside, never held across a callback that
- * can block. Rate-limited per second by the ring's size: what does not fit is counted, not kept.
+ * Any thread may add, any thread may take; a leaf lock inside. What does not fit is counted as lost,
+ * not kept: the oldest faults stay, since the first of a burst tells most.
  */
 #ifndef IOMMU_FAULTLOG_H
 #define IOMMU_FAULTLOG_H
@@ -36,13 +36,15 @@ struct faultlog;
  * Return: 0; -ENOMEM.
  */
 int faultlog_create(unsigned capacity, struct faultlog **out);
-void faultlog_destroy(struct faultlog *log);
+void faultlog_destroy(struct faultlog *log); /* NULL is fine */
 
 /**
- * faultlog_set_notify - @fn is called after a fault was added to an empty log
+ * faultlog_set_notify - @fn is called after every faultlog_add(), also one that was lost; NULL: nobody is
  *
- * It is called from whatever thread adds, which may hold the mediator's lock: it must only wake
- * somebody (write an eventfd) and return.
+ * Every one, because a taker that once found no room for what it took may have room now and not know.
+ * It is called from whatever thread adds, which may hold the mediator's lock, with the log's own lock
+ * held: it must only wake somebody (write an eventfd) and return. Once this function returns, the
+ * function set before is not running and is not called any more.
  */
 void faultlog_set_notify(struct faultlog *log, void (*fn)(void *ctx), void *ctx);
 
