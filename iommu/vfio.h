@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vfio - an instance on Linux VFIO: a type1 container with one group. What the granule, the apertures
- * and the limits are is what VFIO_IOMMU_GET_INFO says, never assumed.
+ * vfio - an instance on Linux VFIO: a type1 container with one group. What the granule, the
+ * apertures and the limits are is what VFIO_IOMMU_GET_INFO says, never assumed.
  */
 #ifndef IOMMU_VFIO_H
 #define IOMMU_VFIO_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #include "iommu/instance.h"
 
@@ -18,12 +19,29 @@ struct vfio_container;
  * Return: 0; -errno with @error filled.
  */
 int vfio_container_open(unsigned group, struct vfio_container **out, char *error, size_t error_len);
-void vfio_container_close(struct vfio_container *c); /* after its devices are closed; NULL is fine */
+void vfio_container_close(
+	struct vfio_container *c); /* after its devices are closed; NULL is fine */
 
 /* vfio_container_instance - what the mediator uses; lives as long as the container */
 struct instance *vfio_container_instance(struct vfio_container *c);
 
-/* vfio_container_device - a device fd of the group, by BDF. Return: fd >= 0, or -errno with @error. */
+/* vfio_container_set_log - where a map or unmap that the kernel refuses is reported, once per
+ * cause; called with the mediator's lock held */
+void vfio_container_set_log(struct vfio_container *c, void (*log)(void *ctx, const char *line),
+			    void *ctx);
+
+/* vfio_container_group_fd - for VFIO_DEVICE_PCI_HOT_RESET, which wants proof that a group is ours
+ */
+int vfio_container_group_fd(const struct vfio_container *c);
+
+/**
+ * vfio_memlock_check - may this process pin @need bytes for devices?
+ * Return: 0; -ENOMEM with @error filled: RLIMIT_MEMLOCK is lower and CAP_IPC_LOCK is missing.
+ */
+int vfio_memlock_check(uint64_t need, char *error, size_t error_len);
+
+/* vfio_container_device - a device fd of the group, by BDF. Return: fd >= 0, or -errno with @error.
+ */
 int vfio_container_device(struct vfio_container *c, const char *bdf, char *error, size_t error_len);
 
 #endif
