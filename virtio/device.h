@@ -11,7 +11,9 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "iommu/gmem.h"
 
@@ -49,8 +51,8 @@ struct virtio_dev {
 	unsigned nr_queues;
 	uint16_t queue_size_max;
 	struct virtqueue *queues; /* nr_queues of them, owned by the transport */
-	const struct gmem *gmem;
-	pthread_mutex_t lock;
+	const struct gmem *gmem; /* set by the owner before the transport sees the device */
+	pthread_mutex_t lock;	 /* the device's create initialises it, its destroy destroys it */
 	uint64_t negotiated; /* features accepted by the driver */
 	/* Set by the transport: interrupt the driver because of used buffers, or a config change. */
 	void (*interrupt)(struct virtio_dev *dev, bool config_change);
@@ -58,5 +60,14 @@ struct virtio_dev {
 	void (*needs_reset)(struct virtio_dev *dev);
 	void *transport;
 };
+
+/* virtio_config_copy - config_read() of a device whose config space is the @size bytes at @config */
+static inline void virtio_config_copy(const void *config, size_t size, unsigned off, void *buf,
+				      unsigned len)
+{
+	memset(buf, 0, len);
+	if (off < size)
+		memcpy(buf, (const uint8_t *)config + off, len < size - off ? len : size - off);
+}
 
 #endif
