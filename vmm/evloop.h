@@ -19,15 +19,18 @@ void evloop_destroy(struct evloop *loop); /* frees every watch and timer left */
 
 struct io_uring *evloop_ring(struct evloop *loop);
 
-/* evloop_add_fd - call @fn whenever poll(2) would report @events on @fd. Return: 0; -errno. */
+/* evloop_add_fd - call @fn whenever poll(2) would report @events on @fd; once with POLLNVAL if it
+ * cannot be waited for (any more). Return: 0; -ENOMEM. */
 int evloop_add_fd(struct evloop *loop, int fd, short events, void (*fn)(void *ctx, short revents),
 		  void *ctx, struct evloop_watch **out);
 
-/* evloop_add_eventfd - call @fn with the counter each time @fd is signalled; reads it. */
+/* evloop_add_eventfd - call @fn with the counter each time @fd is signalled; reads it. A blocking
+ * eventfd costs one system call less than an EFD_NONBLOCK one. Return: 0; -ENOMEM. */
 int evloop_add_eventfd(struct evloop *loop, int fd, void (*fn)(void *ctx, uint64_t count), void *ctx,
 		       struct evloop_watch **out);
 
-/* evloop_add_timer - call @fn once after @ns nanoseconds (again: add again). */
+/* evloop_add_timer - call @fn once after @ns nanoseconds (again: add again, from @fn if need be). The
+ * watch is gone when @fn returns: do not remove it after that. Return: 0; -ENOMEM. */
 int evloop_add_timer(struct evloop *loop, uint64_t ns, void (*fn)(void *ctx), void *ctx,
 		     struct evloop_watch **out);
 

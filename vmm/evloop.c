@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/evloop.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "iommu/base.h"
+
+#define RING_ENTRIES 256
+
+#define RUNNING INT_MIN /* the status of a loop nobody has stopped */
+
+enum watch_kind { WATCH_FD, WATCH_EVENTFD, WATCH_TIMER };
+
+struct evloop_watch {
+	struct uring_op op; /* first: it is what a completion carries */
+	struct evloop *loop;
+	struct evloop_watch *next, **link; /* in loop->watches */
+	enum watch_kind kind;
+	int fd;
+	short events;
+	bool in_kernel; /* a request is under way: its completion must come before the watch is
+			   freed */
+	bool in_callback;
+	bool removed;
+	bool polls; /* the eventfd is non-blocking: wait by poll, then read */
+	uint64_t count;
+	struct __kernel_timespec delay;
+	union {
+		void (*fd)(void *ctx, short revents);
+		void (*eventfd)(void *ctx, uint64_t count);
+		void (*timer)(void *ctx);
+	} fn;
+	void *ctx;
+};
+
+struct evloop {
+	struct io_uring ring;
+	struct evloop_watch *watches;
+	int stop_fd;
+	atomic_int status;
+	bool dying;
+};
+
+static void watch_done(struct uring_op *op, int res, unsigned flags);
+
+static void watch_free(struct evloop_watch *watch)
+{
+	*watch->link = watch->next;
+	if (watch->next)
+		watch->next->link = watch->link;
+	free(watch);
+}
+
+static int watch_new(struct evloop *loop, enum watch_kind kind, int fd, void *ctx,
+		     struct evloop_watch **out)
+{
+	struct evloop_watch *watch = calloc(1, sizeof(*watch));
+
+	if (!watch)
+		return -ENOMEM;
+	watch->op.done = watch_done;
+	watch->loop = loop;
+	watch->kind = kind;
+	watch->fd = fd;
+	watch->ctx = ctx;
+	watch->next = loop->watches;
+	watch->link = &loop->watches;
+	if (watch->next)
+		watch->next->link = &watch->next;
+	loop->watches = watch;
+	*out = watch;
+	return 0;
+}
+
+/* Queue the request that completes when the watch has something to tell. It is submitted by the
+ * next turn of the loop. One-shot polls give the level semantics of poll(2); a multishot one
+ * reports edges. */
+static void watch_arm(struct evloop_watch *watch)
+{
+	struct io_uring_sqe *sqe = uring_get_sqe(&watch->loop->ring);
+
+	if (watch->kind == WATCH_TIMER)
+		io_uring_prep_timeout(sqe, &watch->delay, 0, 0);
+	else if (watch->kind == WATCH_FD)
+		io_uring_prep_poll_add(sqe, watch->fd, (unsigned short)watch->events);
+	else if (watch->polls)
+		io_uring_prep_poll_add(sqe, watch->fd, POLLIN);
+	else
+		io_uring_prep_read(sqe, watch->fd, &watch->count, sizeof(watch->count), 0);
+	io_uring_sqe_set_data(sqe, &watch->op);
+	watch->in_kernel = true;
+}
+
+/* Tell the watch's owner. Return: false if there is nothing more to wait for. */
+static bool watch_tell(struct evloop_watch *watch, int res)
+{
+	switch (watch->kind) {
+	case WATCH_TIMER:
+		watch->fn.timer(watch->ctx);
+		return false;
+	case WATCH_FD:
+		/* Not a descriptor that can be waited for (any more): said once. */
+		watch->fn.fd(watch->ctx, res < 0 ? POLLNVAL : (short)res);
+		return res >= 0;
+	case WATCH_EVENTFD:
+		/* The kernel gives EAGAIN for a non-blocking file instead of waiting. */
+		if (res == -EAGAIN) {
+			watch->polls = true;
+			return true;
+		}
+		if (watch->polls && res > 0) {
+			res = (int)read(watch->fd, &watch->count, sizeof(watch->count));
+			if (res < 0)
+				return errno == EAGAIN || errno == EINTR;
+		}
+		if (res == (int)sizeof(watch->count) && watch->fn.eventfd)
+			watch->fn.eventfd(watch->ctx, watch->count);
+		return res >= 0 || res == -EINTR;
+	}
+	return false;
+}
+
+static void watch_done(struct uring_op *op, int res, unsigned flags)
+{
+	struct evloop_watch *watch = container_of(op, struct evloop_watch, op);
+	bool again;
+
+	(void)flags; /* one-shot requests: every completion is the last */
+	watch->in_kernel = false;
+	if (watch->removed || watch->loop->dying) {
+		watch_free(watch);
+		return;
+	}
+	watch->in_callback = true;
+	again = watch_tell(watch, res);
+	watch->in_callback = false;
+	/* A timer that fired is gone, so that whoever adds it again and again needs no remove. */
+	if (watch->removed || watch->kind == WATCH_TIMER)
+		watch_free(watch);
+	else if (again)
+		watch_arm(watch);
+}
+
+static void cancel(struct evloop_watch *watch)
+{
+	struct io_uring_sqe *sqe = uring_get_sqe(&watch->loop->ring);
+
+	if (watch->kind == WATCH_TIMER)
+		io_uring_prep_timeout_remove(sqe, (uintptr_t)&watch->op, 0);
+	else
+		io_uring_prep_cancel(sqe, &watch->op, 0);
+	io_uring_sqe_set_data(sqe, NULL);
+}
+
+int evloop_create(struct evloop **out)
+{
+	struct evloop *loop = calloc(1, sizeof(*loop));
+	struct evloop_watch *stop;
+	int ret;
+
+	if (!loop)
+		return -ENOMEM;
+	loop->status = RUNNING;
+	ret = io_uring_queue_init(RING_ENTRIES, &loop->ring, IORING_SETUP_CLAMP);
+	if (ret)
+		goto err_free;
+	loop->stop_fd = eventfd(0, EFD_CLOEXEC);
+	if (loop->stop_fd < 0) {
+		ret = -errno;
+		goto err_ring;
+	}
+	/* Only there to end the wait: the status tells. */
+	ret = evloop_add_eventfd(loop, loop->stop_fd, NULL, NULL, &stop);
+	if (ret)
+		goto err_stop;
+	*out = loop;
+	return 0;
+
+err_stop:
+	close(loop->stop_fd);
+err_ring:
+	io_uring_queue_exit(&loop->ring);
+err_free:
+	free(loop);
+	return ret;
+}
+
+struct io_uring *evloop_ring(struct evloop *loop)
+{
+	return &loop->ring;
+}
+
+int evloop_add_fd(struct evloop *loop, int fd, short events, void (*fn)(void *ctx, short revents),
+		  void *ctx, struct evloop_watch **out)
+{
+	struct evloop_watch *watch;
+	int ret = watch_new(loop, WATCH_FD, fd, ctx, &watch);
+
+	if (ret)
+		return ret;
+	watch->events = events;
+	watch->fn.fd = fn;
+	watch_arm(watch);
+	if (out)
+		*out = watch;
+	return 0;
+}
+
+int evloop_add_eventfd(struct evloop *loop, int fd, void (*fn)(void *ctx, uint64_t count),
+		       void *ctx, struct evloop_watch **out)
+{
+	struct evloop_watch *watch;
+	int ret = watch_new(loop, WATCH_EVENTFD, fd, ctx, &watch);
+
+	if (ret)
+		return ret;
+	watch->fn.eventfd = fn;
+	watch_arm(watch);
+	if (out)
+		*out = watch;
+	return 0;
+}
+
+int evloop_add_timer(struct evloop *loop, uint64_t ns, void (*fn)(void *ctx), void *ctx,
+		     struct evloop_watch **out)
+{
+	struct evloop_watch *watch;
+	int ret = watch_new(loop, WATCH_TIMER, -1, ctx, &watch);
+
+	if (ret)
+		return ret;
+	watch->delay.tv_sec = (int64_t)(ns / 1000000000);
+	watch->delay.tv_nsec = (int64_t)(ns % 1000000000);
+	watch->fn.timer = fn;
+	watch_arm(watch);
+	if (out)
+		*out = watch;
+	return 0;
+}
+
+void evloop_remove(struct evloop *loop, struct evloop_watch *watch)
+{
+	(void)loop;
+	if (!watch)
+		return;
+	watch->removed = true;
+	if (watch->in_kernel)
+		cancel(watch);
+	else if (!watch->in_callback)
+		watch_free(watch);
+}
+
+/* Hand every completion that is there to its owner. */
+static void dispatch(struct evloop *loop)
+{
+	struct io_uring_cqe *cqe;
+
+	while (io_uring_peek_cqe(&loop->ring, &cqe) == 0) {
+		struct uring_op *op = io_uring_cqe_get_data(cqe);
+		int res = cqe->res;
+		unsigned flags = cqe->flags;
+
+		/* Given back first: the callback may queue requests and wait for room. */
+		io_uring_cqe_seen(&loop->ring, cqe);
+		if (op)
+			op->done(op, res, flags);
+		if (loop->status != RUNNING && !loop->dying)
+			return;
+	}
+}
+
+/* One turn: submit, wait for a completion, dispatch. Return: 0; -errno of a broken ring. */
+static int turn(struct evloop *loop)
+{
+	int ret = io_uring_submit_and_wait(&loop->ring, 1);
+
+	/* EAGAIN, EBUSY: short of memory or of completion room; dispatching makes some. */
+	if (ret < 0 && ret != -EINTR && ret != -EAGAIN && ret != -EBUSY)
+		return ret;
+	dispatch(loop);
+	return 0;
+}
+
+int evloop_run(struct evloop *loop)
+{
+	int ret;
+
+	while (loop->status == RUNNING) {
+		ret = turn(loop);
+		if (ret)
+			return ret;
+	}
+	return loop->status;
+}
+
+void evloop_stop(struct evloop *loop, int status)
+{
+	static const uint64_t one = 1;
+	int running = RUNNING, saved = errno;
+	ssize_t ret;
+
+	if (!atomic_compare_exchange_strong(&loop->status, &running, status))
+		return;
+	do
+		ret = write(loop->stop_fd, &one, sizeof(one));
+	while (ret < 0 && errno == EINTR);
+	errno = saved;
+}
+
+void evloop_destroy(struct evloop *loop)
+{
+	struct evloop_watch *watch, *next;
+
+	if (!loop)
+		return;
+	/* The kernel writes into watches (eventfd counters), so each is taken back before it is
+	 * freed. */
+	loop->dying = true;
+	for (watch = loop->watches; watch; watch = next) {
+		next = watch->next;
+		if (!watch->in_kernel)
+			watch_free(watch);
+		else if (!watch->removed)
+			cancel(watch);
+	}
+	while (loop->watches && turn(loop) == 0)
+		;
+	io_uring_queue_exit(&loop->ring);
+	close(loop->stop_fd);
+	free(loop);
+}
