@@ -17,12 +17,12 @@
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
 /* align must be a power of two */
-#define ALIGN_DOWN(v, align) ((uint64_t)(v) & ~((uint64_t)(align) - 1))
-#define ALIGN_UP(v, align)   ALIGN_DOWN((uint64_t)(v) + ((uint64_t)(align) - 1), align)
-#define IS_ALIGNED(v, align) (((uint64_t)(v) & ((uint64_t)(align) - 1)) == 0)
-#define IS_POW2(v)	     ((v) && (((v) & ((v) - 1)) == 0))
+#define ALIGN_DOWN(v, align) ((uint64_t)(v) & ~((uint64_t)(align)-1))
+#define ALIGN_UP(v, align)   ALIGN_DOWN((uint64_t)(v) + ((uint64_t)(align)-1), align)
+#define IS_ALIGNED(v, align) (((uint64_t)(v) & ((uint64_t)(align)-1)) == 0)
+#define IS_POW2(v)	     ((v) && (((v) & ((v)-1)) == 0))
 
-#define container_of(ptr, type, member) ((type *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))

@@ -19,7 +19,7 @@ int gmem_add(struct gmem *gmem, uint64_t gpa, uint64_t len, void *hva)
 		if (gpa <= prev->gpa + prev->len)
 			return -EINVAL;
 	}
-	gmem->spans[gmem->nr_spans++] = (struct gmem_span){ .gpa = gpa, .len = len, .hva = hva };
+	gmem->spans[gmem->nr_spans++] = (struct gmem_span){.gpa = gpa, .len = len, .hva = hva};
 	return 0;
 }
 
@@ -29,9 +29,9 @@ void *gmem_ptr(const struct gmem *gmem, uint64_t gpa, uint64_t len)
 		const struct gmem_span *span = &gmem->spans[i];
 
 		if (gpa >= span->gpa && gpa - span->gpa < span->len)
-			return len && len <= span->len - (gpa - span->gpa) ?
-				       span->hva + (gpa - span->gpa) :
-				       NULL;
+			return len && len <= span->len - (gpa - span->gpa)
+				       ? span->hva + (gpa - span->gpa)
+				       : NULL;
 	}
 	return NULL;
 }

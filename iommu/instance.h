@@ -4,8 +4,8 @@
  * a test's fake).
  *
  * An instance translates for one or more endpoints that cannot be told apart (a VFIO group, say):
- * it holds the shadow of at most one domain at a time. The mediator calls it with its own lock held,
- * so an implementation needs none; it must not call back into the mediator.
+ * it holds the shadow of at most one domain at a time. The mediator calls it with its own lock
+ * held, so an implementation needs none; it must not call back into the mediator.
  */
 #ifndef IOMMU_INSTANCE_H
 #define IOMMU_INSTANCE_H
@@ -28,8 +28,8 @@ struct instance;
 
 struct instance_ops {
 	/*
-	 * Map [iova, iova + len) onto host memory at hva. All three are multiples of the granule, prot
-	 * has at least one bit, and no part of the range is mapped. An instance that cannot do
+	 * Map [iova, iova + len) onto host memory at hva. All three are multiples of the granule,
+	 * prot has at least one bit, and no part of the range is mapped. An instance that cannot do
 	 * write-only maps read-write.
 	 * Return: 0; -ENOMEM, -ENOSPC, -EIO, ...: nothing is mapped.
 	 */
@@ -41,15 +41,16 @@ struct instance_ops {
 	void (*unmap)(struct instance *inst, uint64_t iova, uint64_t len);
 	/*
 	 * Wait until no translation removed before this call can be used any more.
-	 * Return: 0; -EIO or -ETIMEDOUT: it is not known; the caller must never reuse what was unmapped.
+	 * Return: 0; -EIO or -ETIMEDOUT: it is not known; the caller must never reuse what was
+	 * unmapped.
 	 */
 	int (*sync)(struct instance *inst);
 };
 
 struct instance {
 	const struct instance_ops *ops;
-	const char *name;  /* for messages */
-	uint64_t granule;  /* bytes, smallest page; a power of two */
+	const char *name; /* for messages */
+	uint64_t granule; /* bytes, smallest page; a power of two */
 	unsigned nr_apertures;
 	struct iova_range apertures[INSTANCE_MAX_APERTURES]; /* usable IOVA, ascending, disjoint */
 

@@ -30,7 +30,8 @@ enum sync_mode {
 struct resv_region {
 	uint64_t start;
 	uint64_t last;
-	bool msi; /* the MSI doorbell: device writes there become interrupts, no mapping is needed */
+	bool msi; /* the MSI doorbell: device writes there become interrupts, no mapping is needed
+		   */
 };
 
 struct mediator_stats {
@@ -50,21 +51,22 @@ struct mediator_stats {
 };
 
 struct mediator_cfg {
-	const struct gmem *gmem;  /* outlives the mediator */
-	uint64_t guest_granule;	  /* smallest page the guest may map, a power of two */
-	uint64_t pool_limit;	  /* bytes of bounce pages and twins at most */
-	uint32_t max_domains;	  /* more is -ENOMEM */
-	uint32_t max_mappings;	  /* per domain; more is -ENOMEM */
-	struct iova_range doorbell; /* guest-physical page(s) of the MSI doorbell; start > last: none */
+	const struct gmem *gmem; /* outlives the mediator */
+	uint64_t guest_granule;	 /* smallest page the guest may map, a power of two */
+	uint64_t pool_limit;	 /* bytes of bounce pages and twins at most */
+	uint32_t max_domains;	 /* more is -ENOMEM */
+	uint32_t max_mappings;	 /* per domain; more is -ENOMEM */
+	struct iova_range
+		doorbell; /* guest-physical page(s) of the MSI doorbell; start > last: none */
 	void (*log)(void *ctx, const char *line); /* a line for the operator; may be NULL */
 	void *log_ctx;
 };
 
 struct endpoint_cfg {
 	uint32_t id;
-	const char *name; /* for messages; outlives the endpoint */
+	const char *name;		   /* for messages; outlives the endpoint */
 	struct instance *const *instances; /* every one it masters through; outlive the endpoint */
-	unsigned nr_instances; /* 1 .. MEDIATOR_MAX_INSTANCES */
+	unsigned nr_instances;		   /* 1 .. MEDIATOR_MAX_INSTANCES */
 	enum sync_mode sync;
 	bool relaxed; /* exposure=relaxed: class "exposed" is allowed */
 };
@@ -91,7 +93,8 @@ void mediator_destroy(struct mediator *m);
  * Return: 0; -EEXIST the id is taken; -EINVAL no or too many instances, or no common aperture;
  *         -EBUSY a request has been made already; -ENOMEM.
  */
-int mediator_add_endpoint(struct mediator *m, const struct endpoint_cfg *cfg, struct endpoint **out);
+int mediator_add_endpoint(struct mediator *m, const struct endpoint_cfg *cfg,
+			  struct endpoint **out);
 
 /* mediator_input_range - the IOVA range all domains accept: what every instance can reach */
 struct iova_range mediator_input_range(struct mediator *m);
@@ -104,18 +107,19 @@ uint64_t mediator_frame_size(struct mediator *m);
  * @max: size of @out
  * Return: how many there are (may exceed @max; only @max are written); -ENOENT endpoint unknown.
  */
-int mediator_resv_regions(struct mediator *m, uint32_t endpoint, struct resv_region *out, unsigned max);
+int mediator_resv_regions(struct mediator *m, uint32_t endpoint, struct resv_region *out,
+			  unsigned max);
 
 /**
  * mediator_attach - put an endpoint into a domain, which is created if need be
  * @bypass: the domain maps guest RAM 1:1 and takes no MAP
  *
  * An endpoint that is in another domain leaves it first (that domain dies with its last endpoint),
- * but only once everything has been checked and the new shadow prepared. Live mappings of the domain
- * are replayed before this returns.
- * Return: 0; -ENOENT endpoint unknown; -EINVAL the domain exists and @bypass disagrees with it, or a
- *         live mapping lies in one of the endpoint's reserved regions; -EOPNOTSUPP the endpoint
- *         shares an instance with an endpoint that stays in another domain; -ENOMEM; -EIO.
+ * but only once everything has been checked and the new shadow prepared. Live mappings of the
+ * domain are replayed before this returns. Return: 0; -ENOENT endpoint unknown; -EINVAL the domain
+ * exists and @bypass disagrees with it, or a live mapping lies in one of the endpoint's reserved
+ * regions; -EOPNOTSUPP the endpoint shares an instance with an endpoint that stays in another
+ * domain; -ENOMEM; -EIO.
  */
 int mediator_attach(struct mediator *m, uint32_t domain, uint32_t endpoint, bool bypass);
 
@@ -128,9 +132,9 @@ int mediator_detach(struct mediator *m, uint32_t domain, uint32_t endpoint);
 /**
  * mediator_map - record one MAP and let the domain's devices see it
  * Return: 0; -ENOENT domain unknown; -EINVAL bypass domain, overlap with a mapping or a reserved
- *         region, unknown flag; -ERANGE off the guest granule, last < start, or outside the input range;
- *         -EFAULT not guest RAM (with MAP_MMIO: not the doorbell); -ENOMEM; -EIO.
- * Source: virtio 1.3, IOMMU device, "MAP request".
+ *         region, unknown flag; -ERANGE off the guest granule, last < start, or outside the input
+ * range; -EFAULT not guest RAM (with MAP_MMIO: not the doorbell); -ENOMEM; -EIO. Source:
+ * virtio 1.3, IOMMU device, "MAP request".
  */
 int mediator_map(struct mediator *m, uint32_t domain, const struct mapping *map);
 
@@ -138,8 +142,8 @@ int mediator_map(struct mediator *m, uint32_t domain, const struct mapping *map)
  * mediator_unmap - remove every mapping inside [start, last]
  *
  * When it returns no device can reach what was unmapped, and what devices wrote is in guest memory.
- * Return: 0 (also if nothing was mapped); -ENOENT domain unknown; -EINVAL bypass domain; -ERANGE the
- *         range cuts a mapping or last < start, nothing was removed.
+ * Return: 0 (also if nothing was mapped); -ENOENT domain unknown; -EINVAL bypass domain; -ERANGE
+ * the range cuts a mapping or last < start, nothing was removed.
  */
 int mediator_unmap(struct mediator *m, uint32_t domain, uint64_t start, uint64_t last);
 
@@ -150,11 +154,13 @@ int mediator_set_bypass(struct mediator *m, bool bypass);
 /* mediator_reset - device reset: every endpoint leaves its domain, every domain dies */
 void mediator_reset(struct mediator *m);
 
-/* endpoint_needs_sync - true if accesses to its registers must be trapped: its sync mode is not NONE */
+/* endpoint_needs_sync - true if accesses to its registers must be trapped: its sync mode is not
+ * NONE */
 bool endpoint_needs_sync(const struct endpoint *ep);
 
 /* endpoint_sync_for_device - before a guest's register write reaches the device: what the CPU
- * changed in bounced slots of the endpoint's domain since the last sync becomes visible to devices */
+ * changed in bounced slots of the endpoint's domain since the last sync becomes visible to devices
+ */
 void endpoint_sync_for_device(struct endpoint *ep);
 
 /* endpoint_sync_for_cpu - before an interrupt is injected and after a register read: what devices

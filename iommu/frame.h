@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * frame - the shadow frames of one domain that are not simply direct: their class, their page, and
+ * the guest page behind each slot.
+ *
+ * A frame is found by its index (iova / frame size). Every bounce frame also stands in one of two
+ * dense arrays, so that a sync visits only what it must: "rings" (at least one read-write slot) and
+ * "others". One thread at a time: the mediator holds its lock.
+ */
+#ifndef IOMMU_FRAME_H
+#define IOMMU_FRAME_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum frame_class {
+	FRAME_BOUNCE,  /* page is a bounce page */
+	FRAME_EXPOSED, /* page is the host frame of guest RAM, whole */
+};
+
+/* A slot: the host address of the guest page (at least 4 KiB aligned) with MAP_READ | MAP_WRITE in
+ * the low bits; 0 when nothing is mapped there. */
+typedef uintptr_t frame_slot;
+
+#define SLOT_RIGHTS    ((frame_slot)3)
+#define SLOT_HVA(slot) ((uint8_t *)((slot) & ~SLOT_RIGHTS))
+
+#define FRAME_MAX_SLOTS 16 /* 64 KiB frame, 4 KiB slots */
+
+struct frame {
+	struct frame *next; /* hash chain */
+	uint64_t index;	    /* iova / frame size */
+	uint8_t *page;
+	uint32_t pos; /* in its array; bounce only */
+	uint32_t
+		run : 20; /* frames in the instance mapping that starts here; 0: it starts before */
+	uint32_t class : 1;
+	uint32_t body : 1; /* belongs to one mapping alone, and has its rights */
+	uint32_t ring : 1; /* stands in rings, not in others */
+	uint32_t live : 5; /* slots in use */
+	frame_slot slot[]; /* frame size / guest granule of them */
+};
+
+#define FRAME_MAX_RUN ((1u << 20) - 1)
+
+struct frame_list {
+	struct frame **v;
+	size_t nr, cap;
+};
+
+struct frame_table {
+	unsigned nr_slots; /* per frame */
+	struct frame **bucket;
+	size_t nr_buckets; /* a power of two */
+	size_t nr_frames;  /* of both classes */
+	struct frame_list rings, others;
+};
+
+int frame_table_init(struct frame_table *table, unsigned nr_slots); /* Return: 0; -ENOMEM. */
+void frame_table_fini(struct frame_table *table); /* frees frames that are left; not their pages */
+
+/* frame_find - NULL if there is none */
+struct frame *frame_find(const struct frame_table *table, uint64_t index);
+
+/**
+ * frame_add - a new frame with no slot, in the table and, for bounce, in "others"
+ * Return: NULL without memory; everything that later list moves need is set aside here.
+ */
+struct frame *frame_add(struct frame_table *table, uint64_t index, enum frame_class class,
+			uint8_t *page);
+
+/* frame_del - out of the table and its list, freed */
+void frame_del(struct frame_table *table, struct frame *frame);
+
+/* frame_become_bounce - an exposed frame's new page and class; cannot fail */
+void frame_become_bounce(struct frame_table *table, struct frame *frame, uint8_t *page);
+
+/* frame_relist - put a bounce frame into the list its slots ask for; an exposed one into none */
+void frame_relist(struct frame_table *table, struct frame *frame);
+
+#endif

@@ -1,0 +1,828 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "iommu/mediator.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "iommu/alloc.h"
+#include "iommu/base.h"
+#include "iommu/domain.h"
+
+#define FAULTLOG_CAPACITY 256
+#define SCRATCH_LINES	  8192
+/* Lines a guest can make us log; what comes after is only counted. */
+#define LOG_LIMIT	  32
+#define MAX_RESV	  (MEDIATOR_MAX_INSTANCES * INSTANCE_MAX_APERTURES + 3)
+#define MIN_GRANULE	  4096
+
+struct endpoint {
+	struct mediator *m;
+	struct endpoint_cfg cfg;
+	struct instance *instances[MEDIATOR_MAX_INSTANCES];
+	struct domain *domain; /* NULL: unattached */
+	unsigned nr_resv;      /* known once sealed */
+	struct resv_region resv[MAX_RESV];
+	struct endpoint *next;
+};
+
+struct mediator {
+	pthread_mutex_t lock;
+	struct mediator_cfg cfg;
+	struct domain_env env;
+	bool sealed; /* requests have begun: endpoints, granules and ranges are final */
+	struct iova_range input_range;
+	struct endpoint *endpoints;
+	struct domain *domains;
+	unsigned nr_domains;
+	bool bypass; /* of unattached endpoints */
+	struct domain
+		*boot_bypass; /* holds the instances of unattached endpoints while bypass is on */
+	struct faultlog *faults;
+	unsigned nr_log_lines;
+	struct mediator_stats stats;
+};
+
+static void log_line(struct mediator *m, const char *line)
+{
+	if (!m->cfg.log || m->nr_log_lines > LOG_LIMIT)
+		return;
+	if (m->nr_log_lines++ == LOG_LIMIT)
+		line = "further messages about the guest's IOMMU requests are only counted";
+	m->cfg.log(m->cfg.log_ctx, line);
+}
+
+/* ---- life, before the first request ---- */
+
+static bool ram_aligned(const struct gmem *gmem, uint64_t align)
+{
+	for (unsigned i = 0; i < gmem->nr_spans; i++) {
+		const struct gmem_span *span = &gmem->spans[i];
+
+		if (!IS_ALIGNED(span->gpa | span->len | (uintptr_t)span->hva, align))
+			return false;
+	}
+	return true;
+}
+
+int mediator_create(const struct mediator_cfg *cfg, struct mediator **out)
+{
+	struct mediator *m;
+	int ret;
+
+	if (!IS_POW2(cfg->guest_granule) || cfg->guest_granule < MIN_GRANULE ||
+	    !ram_aligned(cfg->gmem, cfg->guest_granule))
+		return -EINVAL;
+	m = iommu_zalloc(sizeof(*m));
+	if (!m)
+		return -ENOMEM;
+	m->cfg = *cfg;
+	m->input_range = (struct iova_range){0, UINT64_MAX};
+	m->env.gmem = cfg->gmem;
+	m->env.granule = cfg->guest_granule;
+	m->env.frame_size = cfg->guest_granule;
+	m->env.stats = &m->stats;
+	ret = faultlog_create(FAULTLOG_CAPACITY, &m->faults);
+	if (ret)
+		goto err_m;
+	ret = sync_scratch_create(SCRATCH_LINES, &m->env.scratch);
+	if (ret)
+		goto err_faults;
+	pthread_mutex_init(&m->lock, NULL);
+	*out = m;
+	return 0;
+
+err_faults:
+	faultlog_destroy(m->faults);
+err_m:
+	iommu_free(m);
+	return ret;
+}
+
+void mediator_destroy(struct mediator *m)
+{
+	if (!m)
+		return;
+	mediator_reset(m);
+	if (m->boot_bypass)
+		domain_destroy(m->boot_bypass);
+	while (m->endpoints) {
+		struct endpoint *ep = m->endpoints;
+
+		m->endpoints = ep->next;
+		iommu_free(ep);
+	}
+	pthread_mutex_destroy(&m->lock);
+	pool_destroy(m->env.pool);
+	sync_scratch_destroy(m->env.scratch);
+	faultlog_destroy(m->faults);
+	iommu_free(m);
+}
+
+static struct endpoint *find_endpoint(const struct mediator *m, uint32_t id)
+{
+	struct endpoint *ep = m->endpoints;
+
+	while (ep && ep->cfg.id != id)
+		ep = ep->next;
+	return ep;
+}
+
+/* The usable ranges of all the endpoint's instances together, cut to whole frames of @align bytes.
+ */
+static unsigned common_apertures(const struct endpoint *ep, uint64_t align, struct iova_range *out,
+				 unsigned max)
+{
+	struct iova_range now[MAX_RESV], next[MAX_RESV];
+	unsigned nr = 1, n;
+
+	now[0] = (struct iova_range){0, UINT64_MAX};
+	for (unsigned i = 0; i < ep->cfg.nr_instances; i++) {
+		const struct instance *inst = ep->instances[i];
+
+		n = 0;
+		for (unsigned a = 0; a < nr; a++) {
+			for (unsigned b = 0; b < inst->nr_apertures && n < MAX_RESV; b++) {
+				uint64_t start = MAX(now[a].start, inst->apertures[b].start);
+				uint64_t last = MIN(now[a].last, inst->apertures[b].last);
+
+				if (start <= last)
+					next[n++] = (struct iova_range){start, last};
+			}
+		}
+		memcpy(now, next, n * sizeof(now[0]));
+		nr = n;
+	}
+	n = 0;
+	for (unsigned a = 0; a < nr && n < max; a++) {
+		uint64_t start = ALIGN_UP(now[a].start, align);
+		uint64_t end = ALIGN_DOWN(now[a].last + 1, align); /* 0: up to the very end */
+
+		if (start >= now[a].start && (end - 1) > start && end - 1 <= now[a].last)
+			out[n++] = (struct iova_range){start, end - 1};
+	}
+	return n;
+}
+
+/* Frame size and input range as they would be with @ep among the endpoints. */
+static int shape_with(const struct mediator *m, const struct endpoint *ep, uint64_t *frame_size,
+		      struct iova_range *range)
+{
+	struct iova_range apertures[MAX_RESV];
+	unsigned nr;
+
+	*frame_size = m->env.frame_size;
+	for (unsigned i = 0; i < ep->cfg.nr_instances; i++) {
+		if (!IS_POW2(ep->instances[i]->granule))
+			return -EINVAL;
+		*frame_size = MAX(*frame_size, ep->instances[i]->granule);
+	}
+	if (*frame_size / m->env.granule > FRAME_MAX_SLOTS ||
+	    !ram_aligned(m->cfg.gmem, *frame_size))
+		return -EINVAL;
+	nr = common_apertures(ep, *frame_size, apertures, MAX_RESV);
+	if (!nr)
+		return -EINVAL;
+	range->start = MAX(m->input_range.start, apertures[0].start);
+	range->last = MIN(m->input_range.last, apertures[nr - 1].last);
+	return range->start < range->last ? 0 : -EINVAL;
+}
+
+int mediator_add_endpoint(struct mediator *m, const struct endpoint_cfg *cfg, struct endpoint **out)
+{
+	struct endpoint *ep;
+	int ret;
+
+	if (!cfg->nr_instances || cfg->nr_instances > MEDIATOR_MAX_INSTANCES)
+		return -EINVAL;
+	ep = iommu_zalloc(sizeof(*ep));
+	if (!ep)
+		return -ENOMEM;
+	ep->m = m;
+	ep->cfg = *cfg;
+	memcpy(ep->instances, cfg->instances, cfg->nr_instances * sizeof(ep->instances[0]));
+	ep->cfg.instances = ep->instances;
+
+	pthread_mutex_lock(&m->lock);
+	if (m->sealed)
+		ret = -EBUSY;
+	else if (find_endpoint(m, cfg->id))
+		ret = -EEXIST;
+	else
+		ret = shape_with(m, ep, &m->env.frame_size, &m->input_range);
+	if (!ret) {
+		ep->next = m->endpoints;
+		m->endpoints = ep;
+		*out = ep;
+	}
+	pthread_mutex_unlock(&m->lock);
+	if (ret)
+		iommu_free(ep);
+	return ret;
+}
+
+/* [start, last] less the doorbell, which has a region of its own: regions must not overlap. */
+static void add_hole(struct endpoint *ep, uint64_t start, uint64_t last,
+		     const struct resv_region *msi)
+{
+	if (msi->start > msi->last || msi->last < start || msi->start > last) {
+		ep->resv[ep->nr_resv++] = (struct resv_region){start, last, false};
+		return;
+	}
+	if (start < msi->start)
+		ep->resv[ep->nr_resv++] = (struct resv_region){start, msi->start - 1, false};
+	if (msi->last < last)
+		ep->resv[ep->nr_resv++] = (struct resv_region){msi->last + 1, last, false};
+}
+
+/* What an endpoint cannot use: the MSI doorbell, and the holes of its apertures inside the input
+ * range. */
+static void find_resv(const struct mediator *m, struct endpoint *ep)
+{
+	uint64_t h = m->env.frame_size;
+	struct iova_range apertures[MAX_RESV];
+	struct resv_region msi = {.start = 1, .last = 0, .msi = true};
+	unsigned nr = common_apertures(ep, h, apertures, MAX_RESV - 3);
+	const struct iova_range *range = &m->input_range;
+	uint64_t at = range->start;
+	bool open = true; /* what lies at and above @at is not known to be usable */
+
+	if (m->cfg.doorbell.start <= m->cfg.doorbell.last) {
+		msi.start = ALIGN_DOWN(m->cfg.doorbell.start, h);
+		msi.last = m->cfg.doorbell.last | (h - 1);
+	}
+	ep->nr_resv = 0;
+	for (unsigned a = 0; a < nr && open; a++) {
+		if (apertures[a].last < at)
+			continue;
+		if (apertures[a].start > at)
+			add_hole(ep, at, MIN(apertures[a].start - 1, range->last), &msi);
+		open = apertures[a].last < range->last;
+		at = apertures[a].last + 1;
+	}
+	if (open)
+		add_hole(ep, at, range->last, &msi);
+	if (msi.start <= msi.last) {
+		unsigned i = ep->nr_resv++;
+
+		for (; i && ep->resv[i - 1].start > msi.start; i--)
+			ep->resv[i] = ep->resv[i - 1];
+		ep->resv[i] = msi;
+	}
+}
+
+/* From the first question or request on, what the guest was told holds. Return: 0; -ENOMEM. */
+static int seal(struct mediator *m)
+{
+	uint64_t page = MAX(m->env.frame_size, m->env.granule);
+
+	if (m->sealed)
+		return 0;
+	if (!m->env.pool) {
+		int ret = pool_create(page, MAX(m->cfg.pool_limit, 2 * page), &m->env.pool);
+
+		if (ret)
+			return ret;
+	}
+	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next)
+		find_resv(m, ep);
+	m->sealed = true;
+	return 0;
+}
+
+struct iova_range mediator_input_range(struct mediator *m)
+{
+	struct iova_range range;
+
+	pthread_mutex_lock(&m->lock);
+	range = m->input_range;
+	pthread_mutex_unlock(&m->lock);
+	return range;
+}
+
+uint64_t mediator_frame_size(struct mediator *m)
+{
+	uint64_t size;
+
+	pthread_mutex_lock(&m->lock);
+	size = m->env.frame_size;
+	pthread_mutex_unlock(&m->lock);
+	return size;
+}
+
+int mediator_resv_regions(struct mediator *m, uint32_t endpoint, struct resv_region *out,
+			  unsigned max)
+{
+	const struct endpoint *ep;
+	int ret;
+
+	pthread_mutex_lock(&m->lock);
+	ret = seal(m);
+	if (ret)
+		goto out;
+	ret = -ENOENT;
+	ep = find_endpoint(m, endpoint);
+	if (ep) {
+		memcpy(out, ep->resv, MIN(max, ep->nr_resv) * sizeof(*out));
+		ret = (int)ep->nr_resv;
+	}
+out:
+	pthread_mutex_unlock(&m->lock);
+	return ret;
+}
+
+/* ---- attach and detach ---- */
+
+static struct domain *find_domain(const struct mediator *m, uint32_t id)
+{
+	struct domain *dom = m->domains;
+
+	while (dom && dom->id != id)
+		dom = dom->next;
+	return dom;
+}
+
+/* Does [start, last] touch a reserved region of @ep? */
+static bool hits_resv(const struct endpoint *ep, uint64_t start, uint64_t last)
+{
+	for (unsigned i = 0; i < ep->nr_resv; i++) {
+		if (ep->resv[i].start <= last && start <= ep->resv[i].last)
+			return true;
+	}
+	return false;
+}
+
+/* Could @ep live in @dom? */
+static int check_join(const struct endpoint *ep, const struct domain *dom)
+{
+	struct mapping map;
+
+	for (unsigned i = 0; i < ep->nr_resv; i++) {
+		if (maptree_first(dom->maps, ep->resv[i].start, ep->resv[i].last, &map))
+			return -EINVAL;
+	}
+	/* What is exposed already was so for endpoints that agreed to it. */
+	if (!ep->cfg.relaxed && dom->relaxed) {
+		for (size_t b = 0; b < dom->frames.nr_buckets; b++) {
+			for (struct frame *f = dom->frames.bucket[b]; f; f = f->next) {
+				if (f->class == FRAME_EXPOSED)
+					return -EOPNOTSUPP;
+			}
+		}
+	}
+	return 0;
+}
+
+/* Is an instance of @ep held in a domain other than @dom by some other endpoint? */
+static bool is_held_elsewhere(const struct endpoint *ep, const struct domain *dom)
+{
+	for (unsigned i = 0; i < ep->cfg.nr_instances; i++) {
+		const struct instance *inst = ep->instances[i];
+
+		if (inst->domain && inst->domain != dom && inst->nr_users > (ep->domain ? 1u : 0u))
+			return true;
+	}
+	return false;
+}
+
+static void put_back(struct mediator *m, struct instance *inst, struct domain *dom)
+{
+	if (!dom || !domain_join(dom, inst))
+		return;
+	log_line(m,
+		 "an IOMMU refused to take back the mappings it had a moment ago: its devices have "
+		 "no access to memory until the guest attaches them again");
+}
+
+/* Bring the endpoint's instances from wherever they are into @dom, all or none. */
+static int move_instances(struct mediator *m, struct endpoint *ep, struct domain *dom)
+{
+	struct domain *from[MEDIATOR_MAX_INSTANCES];
+	unsigned i;
+	int ret;
+
+	for (i = 0; i < ep->cfg.nr_instances; i++) {
+		struct instance *inst = ep->instances[i];
+
+		from[i] = inst->domain;
+		if (from[i] == dom)
+			continue;
+		if (from[i])
+			domain_leave(from[i], inst);
+		ret = domain_join(dom, inst);
+		if (ret) {
+			put_back(m, inst, from[i]);
+			goto err;
+		}
+	}
+	return 0;
+
+err:
+	while (i--) {
+		if (from[i] == dom)
+			continue;
+		domain_leave(dom, ep->instances[i]);
+		put_back(m, ep->instances[i], from[i]);
+	}
+	return ret;
+}
+
+static void forget_domain(struct mediator *m, struct domain *dom)
+{
+	struct domain **link = &m->domains;
+
+	while (*link != dom)
+		link = &(*link)->next;
+	*link = dom->next;
+	m->nr_domains--;
+	m->stats.mappings -= maptree_count(dom->maps);
+	domain_destroy(dom);
+}
+
+/* The domain has lost an endpoint; with the last one it dies. */
+static void drop_endpoint(struct mediator *m, struct domain *dom)
+{
+	if (!--dom->nr_endpoints)
+		forget_domain(m, dom);
+}
+
+static int get_domain(struct mediator *m, uint32_t id, bool bypass, struct domain **out)
+{
+	int ret;
+
+	*out = find_domain(m, id);
+	if (*out)
+		return (*out)->bypass == bypass ? 0 : -EINVAL;
+	if (m->nr_domains >= m->cfg.max_domains)
+		return -ENOMEM;
+	ret = domain_create(&m->env, id, bypass, out);
+	if (ret)
+		return ret;
+	(*out)->next = m->domains;
+	m->domains = *out;
+	m->nr_domains++;
+	return 0;
+}
+
+static int attach(struct mediator *m, struct endpoint *ep, uint32_t id, bool bypass)
+{
+	struct domain *old = ep->domain;
+	struct domain *dom;
+	int ret;
+
+	ret = get_domain(m, id, bypass, &dom);
+	if (ret || dom == old)
+		return ret;
+	ret = check_join(ep, dom);
+	if (!ret && is_held_elsewhere(ep, dom))
+		ret = -EOPNOTSUPP;
+	if (!ret)
+		ret = move_instances(m, ep, dom);
+	if (ret) {
+		if (!dom->nr_endpoints)
+			forget_domain(m, dom);
+		return ret;
+	}
+	if (!old) {
+		for (unsigned i = 0; i < ep->cfg.nr_instances; i++)
+			ep->instances[i]->nr_users++;
+	}
+	ep->domain = dom;
+	dom->nr_endpoints++;
+	dom->relaxed = dom->relaxed && ep->cfg.relaxed;
+	if (old)
+		drop_endpoint(m, old);
+	return 0;
+}
+
+static int refusal(struct mediator *m, int ret)
+{
+	if (ret)
+		m->stats.refused++;
+	return ret;
+}
+
+int mediator_attach(struct mediator *m, uint32_t domain, uint32_t endpoint, bool bypass)
+{
+	struct endpoint *ep;
+	int ret;
+
+	pthread_mutex_lock(&m->lock);
+	ret = seal(m);
+	if (ret)
+		goto out;
+	ret = -ENOENT;
+	ep = find_endpoint(m, endpoint);
+	if (!ep)
+		goto out;
+	ret = attach(m, ep, domain, bypass);
+	if (ret == -ENOSPC)
+		ret = -ENOMEM;
+	if (!ret)
+		m->stats.attaches++;
+	else if (ret != -EINVAL) {
+		char line[160];
+
+		snprintf(line, sizeof(line),
+			 "device %s could not be attached to the guest's domain %" PRIu32 ": %s",
+			 ep->cfg.name, domain,
+			 ret == -EOPNOTSUPP
+				 ? "it shares its IOMMU group with a device in another domain"
+				 : strerror(-ret));
+		log_line(m, line);
+	}
+out:
+	ret = refusal(m, ret);
+	pthread_mutex_unlock(&m->lock);
+	return ret;
+}
+
+/* Give an instance that no attached endpoint uses what the bypass setting grants. Return: 0;
+ * -errno. */
+static int set_idle_instance(struct mediator *m, struct instance *inst)
+{
+	if (!m->bypass) {
+		if (inst->domain)
+			domain_leave(inst->domain, inst);
+		return 0;
+	}
+	return inst->domain ? 0 : domain_join(m->boot_bypass, inst);
+}
+
+static void detach(struct mediator *m, struct endpoint *ep)
+{
+	struct domain *dom = ep->domain;
+
+	ep->domain = NULL;
+	for (unsigned i = 0; i < ep->cfg.nr_instances; i++) {
+		struct instance *inst = ep->instances[i];
+
+		if (--inst->nr_users)
+			continue;
+		domain_leave(dom, inst);
+		if (set_idle_instance(m, inst))
+			log_line(m, "a detached device could not be given bypass access to memory");
+	}
+	drop_endpoint(m, dom);
+}
+
+int mediator_detach(struct mediator *m, uint32_t domain, uint32_t endpoint)
+{
+	struct endpoint *ep;
+	int ret = 0;
+
+	pthread_mutex_lock(&m->lock);
+	ep = find_endpoint(m, endpoint);
+	if (!ep)
+		ret = -ENOENT;
+	else if (!ep->domain || ep->domain->id != domain)
+		ret = -EINVAL;
+	else
+		detach(m, ep);
+	if (!ret)
+		m->stats.detaches++;
+	ret = refusal(m, ret);
+	pthread_mutex_unlock(&m->lock);
+	return ret;
+}
+
+int mediator_set_bypass(struct mediator *m, bool bypass)
+{
+	int ret;
+
+	pthread_mutex_lock(&m->lock);
+	ret = seal(m);
+	if (!ret && bypass && !m->boot_bypass)
+		ret = domain_create(&m->env, 0, true, &m->boot_bypass);
+	if (ret)
+		goto out;
+	m->bypass = bypass;
+	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
+		for (unsigned i = 0; i < ep->cfg.nr_instances; i++) {
+			int err = ep->instances[i]->nr_users
+					  ? 0
+					  : set_idle_instance(m, ep->instances[i]);
+
+			ret = ret ? ret : err;
+		}
+	}
+	if (ret)
+		log_line(m, "a device could not be given bypass access to memory");
+out:
+	pthread_mutex_unlock(&m->lock);
+	return ret;
+}
+
+void mediator_reset(struct mediator *m)
+{
+	pthread_mutex_lock(&m->lock);
+	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
+		if (ep->domain)
+			detach(m, ep);
+	}
+	pthread_mutex_unlock(&m->lock);
+}
+
+/* ---- map and unmap ---- */
+
+static bool is_doorbell(const struct mediator *m, uint64_t gpa, uint64_t last)
+{
+	return gpa >= m->cfg.doorbell.start && last <= m->cfg.doorbell.last;
+}
+
+static int check_map(const struct mediator *m, const struct domain *dom, const struct mapping *map)
+{
+	uint64_t g = m->env.granule, gpa_last;
+
+	if (dom->bypass)
+		return -EINVAL;
+	if (!IS_ALIGNED(map->start | map->gpa | (map->last + 1), g) || map->last < map->start)
+		return -ERANGE;
+	if (map->start < m->input_range.start || map->last > m->input_range.last)
+		return -ERANGE;
+	for (const struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
+		if (ep->domain == dom && hits_resv(ep, map->start, map->last))
+			return -EINVAL;
+	}
+	/* The whole of 2^64 has no length, and no RAM behind it. */
+	if (map->last - map->start == UINT64_MAX ||
+	    add_overflows(map->gpa, map->last - map->start, &gpa_last))
+		return -EFAULT;
+	if (!gmem_ptr(m->cfg.gmem, map->gpa, map->last - map->start + 1) &&
+	    !((map->flags & MAP_MMIO) && is_doorbell(m, map->gpa, gpa_last)))
+		return -EFAULT;
+	return 0;
+}
+
+/* Linux never reads the status of a MAP: what could not be carried out must be seen elsewhere. */
+static void tell_failed_map(struct mediator *m, const struct domain *dom, const struct mapping *map,
+			    int ret)
+{
+	char line[256];
+
+	for (const struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
+		const struct fault fault = {
+			.endpoint = ep->cfg.id,
+			.reason = FAULT_UNKNOWN,
+			.flags = FAULT_ADDRESS | ((map->flags & MAP_READ) ? FAULT_READ : 0) |
+				 ((map->flags & MAP_WRITE) ? FAULT_WRITE : 0),
+			.iova = map->start,
+		};
+
+		if (ep->domain == dom)
+			faultlog_add(m->faults, &fault);
+	}
+	snprintf(line, sizeof(line),
+		 "the guest's MAP of iova 0x%" PRIx64 "-0x%" PRIx64 " failed: %s (%" PRIu64
+		 " of %" PRIu64 " MiB of bounce memory in use, %zu mappings)",
+		 map->start, map->last, strerror(-ret), pool_used(m->env.pool) >> 20,
+		 m->cfg.pool_limit >> 20, maptree_count(dom->maps));
+	log_line(m, line);
+}
+
+int mediator_map(struct mediator *m, uint32_t domain, const struct mapping *map)
+{
+	struct domain *dom;
+	int ret = -EINVAL;
+
+	pthread_mutex_lock(&m->lock);
+	if (map->flags & ~(uint32_t)(MAP_READ | MAP_WRITE | MAP_MMIO))
+		goto out;
+	ret = -ENOENT;
+	dom = find_domain(m, domain);
+	if (!dom)
+		goto out;
+	ret = check_map(m, dom, map);
+	if (ret)
+		goto out;
+	ret = maptree_count(dom->maps) < m->cfg.max_mappings ? domain_map(dom, map) : -ENOMEM;
+	if (ret == -ENOSPC)
+		ret = -ENOMEM;
+	if (ret && ret != -EINVAL)
+		tell_failed_map(m, dom, map, ret);
+	if (!ret) {
+		m->stats.maps++;
+		m->stats.mappings++;
+		m->stats.mappings_peak = MAX(m->stats.mappings_peak, m->stats.mappings);
+	}
+out:
+	ret = refusal(m, ret);
+	pthread_mutex_unlock(&m->lock);
+	return ret;
+}
+
+int mediator_unmap(struct mediator *m, uint32_t domain, uint64_t start, uint64_t last)
+{
+	struct domain *dom;
+	size_t before;
+	int ret;
+
+	pthread_mutex_lock(&m->lock);
+	dom = find_domain(m, domain);
+	if (!dom) {
+		ret = -ENOENT;
+	} else if (dom->bypass) {
+		ret = -EINVAL;
+	} else {
+		before = maptree_count(dom->maps);
+		ret = domain_unmap(dom, start, last);
+		m->stats.mappings -= before - maptree_count(dom->maps);
+		if (ret == -EIO)
+			log_line(m, "an IOMMU did not confirm an invalidation: the bounce pages "
+				    "concerned "
+				    "are never used again");
+	}
+	if (!ret)
+		m->stats.unmaps++;
+	ret = refusal(m, ret);
+	pthread_mutex_unlock(&m->lock);
+	return ret;
+}
+
+/* ---- endpoints ---- */
+
+bool endpoint_needs_sync(const struct endpoint *ep)
+{
+	return ep->cfg.sync != SYNC_NONE;
+}
+
+static void sync_point(struct endpoint *ep, enum sync_dir dir)
+{
+	struct mediator *m = ep->m;
+
+	if (ep->cfg.sync == SYNC_NONE)
+		return;
+	pthread_mutex_lock(&m->lock);
+	if (ep->domain && ep->domain->frames.nr_frames) {
+		sync_frames(&ep->domain->frames, m->env.pool, m->env.granule, dir, ep->cfg.sync,
+			    m->env.scratch, &m->stats);
+		if (dir == SYNC_FOR_DEVICE)
+			m->stats.syncs_for_device++;
+		else
+			m->stats.syncs_for_cpu++;
+	}
+	pthread_mutex_unlock(&m->lock);
+}
+
+void endpoint_sync_for_device(struct endpoint *ep)
+{
+	sync_point(ep, SYNC_FOR_DEVICE);
+}
+
+void endpoint_sync_for_cpu(struct endpoint *ep)
+{
+	sync_point(ep, SYNC_FOR_CPU);
+}
+
+static int translate(const struct endpoint *ep, uint64_t iova, unsigned access, uint64_t *gpa)
+{
+	struct mapping map;
+
+	*gpa = iova;
+	for (unsigned i = 0; i < ep->nr_resv; i++) {
+		if (ep->resv[i].msi && iova >= ep->resv[i].start && iova <= ep->resv[i].last)
+			return 0;
+	}
+	if (!ep->domain)
+		return ep->m->bypass ? 0 : -EFAULT;
+	if (ep->domain->bypass)
+		return 0;
+	if (!maptree_first(ep->domain->maps, iova, iova, &map) || (map.flags & access) != access)
+		return -EFAULT;
+	*gpa = map.gpa + (iova - map.start);
+	return 0;
+}
+
+int endpoint_translate(struct endpoint *ep, uint64_t iova, unsigned access, uint64_t *gpa)
+{
+	int ret;
+
+	pthread_mutex_lock(&ep->m->lock);
+	ret = seal(ep->m);
+	if (!ret)
+		ret = translate(ep, iova, access, gpa);
+	pthread_mutex_unlock(&ep->m->lock);
+	return ret;
+}
+
+/* ---- what an operator can see ---- */
+
+struct faultlog *mediator_faultlog(struct mediator *m)
+{
+	return m->faults;
+}
+
+void mediator_get_stats(struct mediator *m, struct mediator_stats *out)
+{
+	pthread_mutex_lock(&m->lock);
+	*out = m->stats;
+	if (m->env.pool) {
+		out->bounce_bytes = pool_used(m->env.pool);
+		out->bounce_bytes_peak = pool_peak(m->env.pool);
+	}
+	pthread_mutex_unlock(&m->lock);
+	out->faults = faultlog_total(m->faults);
+	out->faults_lost = faultlog_lost(m->faults);
+}

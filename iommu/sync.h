@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * sync - what is copied between guest pages and bounce pages at MAP, at UNMAP and at each sync
+ * point.
+ *
+ * Every writable slot has a twin: the contents both sides last agreed on. What differs from the
+ * twin is what a side has changed, and only these bytes travel: by aligned 8-byte stores, or
+ * compare-and-swap where only some bytes of a word changed, so that neither a neighbour's byte is
+ * overwritten nor a field of up to 8 bytes torn. A read-only slot needs no twin: its truth is the
+ * guest's page.
+ *
+ * Order: read-write slots (rings) are collected before write-only or read-only ones (payload), and
+ * payload is applied before rings; inside a slot words are collected from the last to the first and
+ * applied from the first to the last. So a valid flag that its writer sets last is never seen
+ * before what it covers. The changed rings are collected until two collects agree (an atomic
+ * snapshot).
+ */
+#ifndef IOMMU_SYNC_H
+#define IOMMU_SYNC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "iommu/frame.h"
+#include "iommu/mediator.h"
+
+enum sync_dir {
+	SYNC_FOR_DEVICE, /* what the CPU changed goes to the bounce pages */
+	SYNC_FOR_CPU,	 /* what the device changed goes to the guest pages */
+};
+
+struct pool;
+struct sync_scratch; /* room for one snapshot of changed ring lines, twice */
+
+/**
+ * sync_scratch_create
+ * @nr_lines: 64-byte lines a snapshot can hold; what exceeds it is synced slot by slot
+ * Return: 0; -ENOMEM.
+ */
+int sync_scratch_create(size_t nr_lines, struct sync_scratch **out);
+void sync_scratch_destroy(struct sync_scratch *scratch);
+
+/* sync_fill - MAP: guest page -> bounce page and twin; @len bytes, 8-byte aligned everywhere.
+ * @twin: NULL for a read-only slot. */
+void sync_fill(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len,
+	       struct mediator_stats *stats);
+
+/* sync_collect - UNMAP: what the device changed in a writable slot -> guest page */
+void sync_collect(const uint8_t *bounce, uint8_t *twin, uint8_t *guest, size_t len,
+		  struct mediator_stats *stats);
+
+/**
+ * sync_frames - one sync point for all bounce frames of a domain
+ * @granule: bytes of a slot
+ * @mode: SYNC_RINGS or SYNC_FULL
+ */
+void sync_frames(const struct frame_table *table, const struct pool *pool, size_t granule,
+		 enum sync_dir dir, enum sync_mode mode, struct sync_scratch *scratch,
+		 struct mediator_stats *stats);
+
+#endif
