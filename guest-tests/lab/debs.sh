@@ -6,9 +6,9 @@
 # Sourced by lab and sysroot. The caller sets `me` (its name, for messages) and LAB_BUILD
 # (default: build/ at the top of the tree). Everything lives below $LAB_BUILD:
 #
-#   lab/apt/SUITE/   apt's configuration, state, index and archives for one Debian suite
-#   lab/root/NAME    symlink to the unpacked package NAME (a metapackage: what it stands for)
-#   lab/sets/KEY/    a set of packages with all they depend on: tree/ and tree.sqfs
+#   lab/apt/SUITE/          apt's configuration, state, index and archives for one Debian suite
+#   lab/root/SUITE/NAME     symlink to the unpacked package NAME (a metapackage: what it stands for)
+#   lab/sets/KEY/           tree.sqfs: a set of packages with all they depend on
 #
 # What is there is never fetched again, so a second run needs no network. A shared directory is
 # made under a temporary name, under a lock, and renamed: a reader sees all of it or nothing.
@@ -135,7 +135,7 @@ debs_unpack_locked() {
 	local suite=$1 name real deb tmp dest
 	shift
 	for name in "$@"; do
-		[[ -e $LAB/root/$name/. && ! ${LAB_UPDATE:-} ]] && continue
+		[[ -e $LAB/root/$suite/$name/. && ! ${LAB_UPDATE:-} ]] && continue
 		debs_index "$suite"
 		LAB_UPDATE=
 		real=$(debs_resolve "$suite" "$name")
@@ -145,26 +145,68 @@ debs_unpack_locked() {
 			fail "cannot fetch $name from $suite: $(grep -m 1 '^[EW]:' "$tmp/log"); see $tmp/log"
 		fi
 		deb=$(echo "$tmp"/*.deb)
-		dest=$LAB/root/$(basename "$deb" .deb)
+		dest=$LAB/root/$suite/$(basename "$deb" .deb)
 		if [[ ! -d $dest ]]; then
-			mkdir -p "$tmp/tree" "$LAB/root"
+			mkdir -p "$tmp/tree" "$LAB/root/$suite"
 			unpack_deb "$deb" "$tmp/tree" || fail "cannot unpack $deb"
 			mv "$tmp/tree" "$dest"
 		fi
 		ln -sfn "$(basename "$dest")" "$tmp/link"
-		mv -T "$tmp/link" "$LAB/root/$name"
+		mv -T "$tmp/link" "$LAB/root/$suite/$name"
 		rm -rf "$tmp"
 	done
 }
 
-# debs_unpack SUITE NAME...: have each package unpacked at $LAB/root/NAME.
+# debs_unpack SUITE NAME...: have each package unpacked at $LAB/root/$suite/NAME.
 debs_unpack() {
 	local name missing=
 	for name in "${@:2}"; do
-		[[ -e $LAB/root/$name/. ]] || missing=1
+		[[ -e $LAB/root/$suite/$name/. ]] || missing=1
 	done
 	[[ $missing || ${LAB_UPDATE:-} ]] || return 0
 	need dpkg-deb dpkg
 	need apt-get apt
 	locked debs debs_unpack_locked "$@" || exit
+}
+
+# Lock held.
+debs_set_locked() {
+	local suite=$1 key=$2 tmp uri deb
+	shift 2
+	[[ -e $LAB/sets/$key/tree.sqfs ]] && return
+	debs_index "$suite"
+	tmp=$(mktemp -d "$LAB/tmp.XXXXXX")
+	say "fetching $* and what they depend on"
+	if ! debs_apt "$suite" apt-get -y --print-uris install "$@" >"$tmp/uris" 2>"$tmp/log" ||
+		! debs_apt "$suite" apt-get -y --download-only install "$@" >>"$tmp/log" 2>&1; then
+		fail "cannot fetch $*: $(grep -m 1 '^[EW]:' "$tmp/log"); see $tmp/log"
+	fi
+	mkdir -p "$tmp/set/tree/usr"/{bin,sbin,lib} "$LAB/sets"
+	ln -s usr/bin usr/sbin usr/lib "$tmp/set/tree"
+	while read -r _ deb _; do
+		unpack_deb "$LAB/apt/$suite/cache/archives/$deb" "$tmp/set/tree" ||
+			fail "cannot unpack $deb"
+		echo "$deb"
+	done < <(grep "^'" "$tmp/uris") >"$tmp/set/packages"
+	# Not compressed: the lab host would decompress in emulation.
+	mksquashfs "$tmp/set/tree" "$tmp/set/tree.sqfs" -all-root -no-progress -quiet \
+		-noI -noD -noF -noX >"$tmp/log" 2>&1 || fail "mksquashfs failed: see $tmp/log"
+	rm -rf "$tmp/set/tree"
+	rm -rf "${LAB:?}/sets/$key"
+	mv "$tmp/set" "$LAB/sets/$key"
+	rm -rf "$tmp"
+}
+
+# debs_set SUITE NAME...: have the packages and all they depend on in one squashfs image; its path.
+debs_set() {
+	local suite=$1 key names
+	shift
+	names=$(printf '%s\n' "$@" | sort -u)
+	key=$suite-$(sha256sum <<<"$names" | cut -c 1-16)
+	if [[ ! -e $LAB/sets/$key/tree.sqfs ]]; then
+		need mksquashfs squashfs-tools
+		# shellcheck disable=SC2086 # one argument per package
+		locked debs debs_set_locked "$suite" "$key" $names || exit
+	fi
+	echo "$LAB/sets/$key/tree.sqfs"
 }
