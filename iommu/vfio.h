@@ -19,8 +19,8 @@ struct vfio_container;
  * Return: 0; -errno with @error filled.
  */
 int vfio_container_open(unsigned group, struct vfio_container **out, char *error, size_t error_len);
-void vfio_container_close(
-	struct vfio_container *c); /* after its devices are closed; NULL is fine */
+/* vfio_container_close - after its devices are closed; NULL is fine */
+void vfio_container_close(struct vfio_container *c);
 
 /* vfio_container_instance - what the mediator uses; lives as long as the container */
 struct instance *vfio_container_instance(struct vfio_container *c);
@@ -30,8 +30,8 @@ struct instance *vfio_container_instance(struct vfio_container *c);
 void vfio_container_set_log(struct vfio_container *c, void (*log)(void *ctx, const char *line),
 			    void *ctx);
 
-/* vfio_container_group_fd - for VFIO_DEVICE_PCI_HOT_RESET, which wants proof that a group is ours
- */
+/* vfio_container_group_fd - for VFIO_DEVICE_PCI_HOT_RESET, which wants proof that a group is
+ * ours */
 int vfio_container_group_fd(const struct vfio_container *c);
 
 /**
