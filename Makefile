@@ -138,3 +138,5 @@ clean: ## remove what was built; fetched packages stay
 	$(Q)rm -rf $(addprefix $(B)/,$(FLAVOURS))
 
 .PHONY: all check check-asan help format tidy clean
+
+-include guest-tests/tests.mk

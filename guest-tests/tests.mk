@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+# What runs in guests: bare-metal payloads, Linux scenarios, and the targets that run them.
+
+# ---- bare-metal payloads: build/bare/NAME.img, one per guest-tests/bare/NAME.c -----------------------
+
+BARE := guest-tests/bare
+BARE_PAYLOADS := $(sort $(basename $(notdir $(wildcard $(BARE)/*.c))))
+BARE_LIB := $(sort $(wildcard $(BARE)/lib/*.c))
+BARE_CFLAGS := -std=gnu11 $(WARN) -O2 -g -ffreestanding -nostdlib -fpie -mgeneral-regs-only \
+  -fno-stack-protector -fno-tree-loop-distribute-patterns -fvisibility=hidden -I. -I$(BARE) -I$(BARE)/lib
+BARE_LDFLAGS := -nostdlib -static -Wl,-pie,--no-dynamic-linker,-z,notext,--build-id=none,--no-warn-rwx-segments,-T,$(BARE)/bare.lds
+
+# $(1) folder in build/, $(2) flags: bare for granule's machine, bare-qemu for QEMU's virt board
+define bare
+$(B)/$(1)/%.o: $(BARE)/%.c $(B)/.deps
+	@mkdir -p $$(dir $$@)
+	$$(call say,CC,$$@)
+	$$(Q)$(ARM_PREFIX)gcc $(BARE_CFLAGS) $(2) -MMD -MP -c -o $$@ $$<
+$(B)/$(1)/start.o: $(BARE)/start.S $(B)/.deps
+	@mkdir -p $$(dir $$@)
+	$$(call say,AS,$$@)
+	$$(Q)$(ARM_PREFIX)gcc $(BARE_CFLAGS) $(2) -MMD -MP -c -o $$@ $$<
+$(B)/$(1)/%.elf: $(B)/$(1)/start.o $(B)/$(1)/%.o $(patsubst $(BARE)/%.c,$(B)/$(1)/%.o,$(BARE_LIB)) $(BARE)/bare.lds
+	$$(call say,LINK,$$@)
+	$$(Q)$(ARM_PREFIX)gcc $(BARE_LDFLAGS) -o $$@ $$(filter %.o,$$^)
+$(B)/$(1)/%.img: $(B)/$(1)/%.elf
+	$$(Q)$(ARM_PREFIX)objcopy -O binary $$< $$@
+-include $(patsubst $(BARE)/%.c,$(B)/$(1)/%.d,$(BARE_LIB)) $(patsubst %,$(B)/$(1)/%.d,$(BARE_PAYLOADS))
+endef
+
+$(eval $(call bare,bare,))
+$(eval $(call bare,bare-qemu,-DBOARD_QEMU))
+
+.PRECIOUS: $(B)/bare/%.elf $(B)/bare-qemu/%.elf $(B)/bare/%.o $(B)/bare-qemu/%.o
+
+bare: $(patsubst %,$(B)/bare/%.img,$(BARE_PAYLOADS)) ## bare-metal payloads
+
+.PHONY: bare
