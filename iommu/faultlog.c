@@ -73,6 +73,13 @@ bool faultlog_take(struct faultlog *log, struct fault *out)
 	return found;
 }
 
+void faultlog_clear(struct faultlog *log)
+{
+	pthread_mutex_lock(&log->lock);
+	log->count = 0;
+	pthread_mutex_unlock(&log->lock);
+}
+
 uint64_t faultlog_total(struct faultlog *log)
 {
 	uint64_t total;

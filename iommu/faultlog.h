@@ -54,6 +54,9 @@ void faultlog_add(struct faultlog *log, const struct fault *fault);
 /* faultlog_take - the oldest fault, removed; false when there is none */
 bool faultlog_take(struct faultlog *log, struct fault *out);
 
+/* faultlog_clear - drop what is kept; the counts stay */
+void faultlog_clear(struct faultlog *log);
+
 /* faultlog_total, faultlog_lost - faults ever added (kept or lost), and of these lost */
 uint64_t faultlog_total(struct faultlog *log);
 uint64_t faultlog_lost(struct faultlog *log);

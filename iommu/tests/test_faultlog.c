@@ -84,6 +84,23 @@ static void what_does_not_fit_is_counted_and_the_oldest_stay(void **state)
 	assert_int_equal(faultlog_lost(*state), 3);
 }
 
+static void clear_drops_what_is_kept_and_keeps_the_counts(void **state)
+{
+	add(*state, 0);
+	add(*state, 1);
+	assert_takes(*state, 0);
+	for (uint32_t i = 2; i < CAPACITY + 2; i++)
+		add(*state, i); /* one too many */
+	faultlog_clear(*state);
+	assert_empty(*state);
+	assert_int_equal(faultlog_total(*state), CAPACITY + 2);
+	assert_int_equal(faultlog_lost(*state), 1);
+	for (uint32_t i = 0; i < CAPACITY; i++)
+		add(*state, i);
+	for (uint32_t i = 0; i < CAPACITY; i++)
+		assert_takes(*state, i);
+}
+
 static void count_call(void *ctx)
 {
 	(*(unsigned *)ctx)++;
@@ -155,6 +172,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		LOG_TEST(faults_come_out_whole_and_in_order_at_every_ring_position),
 		LOG_TEST(what_does_not_fit_is_counted_and_the_oldest_stay),
+		LOG_TEST(clear_drops_what_is_kept_and_keeps_the_counts),
 		LOG_TEST(every_fault_notifies_until_nobody_is_set),
 		LOG_TEST(threads_that_add_and_take_lose_no_count),
 		cmocka_unit_test(create_without_memory_is_enomem),
