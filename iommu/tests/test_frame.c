@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "iommu/tests/check.h"
+
+#include "iommu/base.h"
+#include "iommu/frame.h"
+
+static uint8_t guest[0x10000] __attribute__((aligned(0x1000)));
+
+static int four_slots(void **state)
+{
+	static struct frame_table table;
+
+	assert_int_equal(frame_table_init(&table, 4), 0);
+	*state = &table;
+	return 0;
+}
+
+static int fini(void **state)
+{
+	frame_table_fini(*state);
+	return 0;
+}
+
+static void a_frame_of_four_slots_takes_64_bytes(void **state)
+{
+	(void)state;
+	assert_int_equal(sizeof(struct frame) + 4 * sizeof(frame_slot), 64);
+}
+
+static void frames_are_found_after_the_table_has_grown(void **state)
+{
+	struct frame_table *table = *state;
+
+	for (uint64_t i = 0; i < 5000; i++)
+		assert_non_null(frame_add(table, i * i, FRAME_BOUNCE, guest));
+	for (uint64_t i = 0; i < 5000; i += 2)
+		frame_del(table, frame_find(table, i * i));
+	assert_int_equal(table->nr_frames, 2500);
+	assert_int_equal(table->others.nr, 2500);
+	for (uint64_t i = 0; i < 5000; i++) {
+		struct frame *frame = frame_find(table, i * i);
+
+		assert_int_equal(frame != NULL, i & 1);
+		if (frame)
+			assert_ptr_equal(table->others.v[frame->pos], frame);
+	}
+	assert_null(frame_find(table, 3));
+}
+
+static void a_frame_with_a_read_write_slot_stands_in_rings(void **state)
+{
+	struct frame_table *table = *state;
+	struct frame *frame = frame_add(table, 1, FRAME_BOUNCE, guest);
+
+	frame->slot[2] = (frame_slot)guest | 1;
+	frame_relist(table, frame);
+	assert_int_equal(table->rings.nr, 0);
+	assert_int_equal(table->others.nr, 1);
+	frame->slot[3] = (frame_slot)guest | 3;
+	frame_relist(table, frame);
+	assert_int_equal(table->rings.nr, 1);
+	assert_int_equal(table->others.nr, 0);
+	frame->slot[3] = 0;
+	frame_relist(table, frame);
+	assert_int_equal(table->rings.nr, 0);
+	assert_int_equal(table->others.nr, 1);
+	assert_ptr_equal(SLOT_HVA(frame->slot[2]), guest);
+}
+
+static void an_exposed_frame_stands_in_no_list_until_it_bounces(void **state)
+{
+	struct frame_table *table = *state;
+	struct frame *frame = frame_add(table, 7, FRAME_EXPOSED, guest);
+
+	frame->slot[0] = (frame_slot)guest | 3;
+	frame_relist(table, frame);
+	assert_int_equal(table->rings.nr + table->others.nr, 0);
+	frame_become_bounce(table, frame, guest + 0x4000);
+	assert_int_equal(table->rings.nr, 1);
+	assert_int_equal(table->others.nr, 0);
+	assert_ptr_equal(frame->page, guest + 0x4000);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_frame_of_four_slots_takes_64_bytes),
+		cmocka_unit_test_setup_teardown(frames_are_found_after_the_table_has_grown,
+						four_slots, fini),
+		cmocka_unit_test_setup_teardown(a_frame_with_a_read_write_slot_stands_in_rings,
+						four_slots, fini),
+		cmocka_unit_test_setup_teardown(an_exposed_frame_stands_in_no_list_until_it_bounces,
+						four_slots, fini),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "iommu/tests/check.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "iommu/base.h"
+#include "iommu/pool.h"
+
+#define PAGE 0x4000u
+
+static void a_limit_below_one_page_is_refused(void **state)
+{
+	struct pool *pool;
+
+	(void)state;
+	assert_int_equal(pool_create(PAGE, 2 * PAGE - 1, &pool), -EINVAL);
+	assert_int_equal(pool_create(PAGE, 0, &pool), -EINVAL);
+}
+
+static void the_limit_holds_and_pages_come_back(void **state)
+{
+	uint8_t *page[5];
+	struct pool *pool;
+	size_t got;
+
+	(void)state;
+	assert_int_equal(pool_create(PAGE, 4 * 2 * PAGE, &pool), 0);
+	for (int round = 0; round < 3; round++) {
+		for (int i = 0; i < 4; i++) {
+			page[i] = pool_get(pool, 1, &got);
+			assert_non_null(page[i]);
+			assert_int_equal(got, 1);
+			assert_true(IS_ALIGNED((uintptr_t)page[i], PAGE));
+			for (int j = 0; j < i; j++)
+				assert_ptr_not_equal(page[i], page[j]);
+			memset(page[i], 0xaa, PAGE);
+			memset(pool_twin(pool, page[i]), 0xbb, PAGE);
+		}
+		assert_null(pool_get(pool, 1, &got));
+		assert_int_equal(pool_used(pool), 4 * 2 * PAGE);
+		for (int i = 0; i < 4; i++)
+			pool_put(pool, page[i], 1);
+		assert_int_equal(pool_used(pool), 0);
+	}
+	assert_int_equal(pool_peak(pool), 4 * 2 * PAGE);
+	pool_destroy(pool);
+}
+
+static void a_run_is_contiguous_or_the_longest_there_is(void **state)
+{
+	uint8_t *all, *run;
+	struct pool *pool;
+	size_t got;
+
+	(void)state;
+	assert_int_equal(pool_create(PAGE, 10 * 2 * PAGE, &pool), 0);
+	all = pool_get(pool, 10, &got);
+	assert_int_equal(got, 10);
+	memset(all, 1, 10 * PAGE);
+	/* free: 0 1, 4 5 6, 9 */
+	pool_put(pool, all + 0 * PAGE, 2);
+	pool_put(pool, all + 4 * PAGE, 3);
+	pool_put(pool, all + 9 * PAGE, 1);
+	run = pool_get(pool, 5, &got);
+	assert_ptr_equal(run, all + 4 * PAGE);
+	assert_int_equal(got, 3);
+	run = pool_get(pool, 2, &got);
+	assert_ptr_equal(run, all);
+	assert_int_equal(got, 2);
+	run = pool_get(pool, 2, &got);
+	assert_ptr_equal(run, all + 9 * PAGE);
+	assert_int_equal(got, 1);
+	assert_null(pool_get(pool, 3, &got));
+	pool_destroy(pool);
+}
+
+/* More pages than the hot stock holds: none may be lent twice, none may be lost. */
+static void no_page_is_lent_twice(void **state)
+{
+	enum { NR = 600 };
+	static uint8_t *lent[NR];
+	static size_t len[NR];
+	struct pool *pool;
+	unsigned seed = 1, nr = 0;
+	size_t total = 0;
+
+	(void)state;
+	assert_int_equal(pool_create(PAGE, (uint64_t)NR * 2 * PAGE, &pool), 0);
+	for (int op = 0; op < 20000; op++) {
+		seed = seed * 1103515245 + 12345;
+		if (nr < NR && (seed >> 16) % 5 < 3) {
+			size_t got = 0;
+			uint8_t *page = pool_get(pool, 1 + (seed >> 20) % 7, &got);
+
+			if (!page) {
+				assert_int_equal(total, NR);
+				continue;
+			}
+			for (unsigned i = 0; i < nr; i++)
+				assert_true(page + got * PAGE <= lent[i] ||
+					    lent[i] + len[i] * PAGE <= page);
+			lent[nr] = page;
+			len[nr++] = got;
+			total += got;
+		} else if (nr) {
+			unsigned i = (seed >> 8) % nr;
+
+			pool_put(pool, lent[i], len[i]);
+			total -= len[i];
+			lent[i] = lent[--nr];
+			len[i] = len[nr];
+		}
+		assert_int_equal(pool_used(pool), total * 2 * PAGE);
+	}
+	pool_destroy(pool);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_limit_below_one_page_is_refused),
+		cmocka_unit_test(the_limit_holds_and_pages_come_back),
+		cmocka_unit_test(a_run_is_contiguous_or_the_longest_there_is),
+		cmocka_unit_test(no_page_is_lent_twice),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
