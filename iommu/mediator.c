@@ -192,6 +192,8 @@ static int shape_with(const struct mediator *m, const struct endpoint *ep, uint6
 
 int mediator_add_endpoint(struct mediator *m, const struct endpoint_cfg *cfg, struct endpoint **out)
 {
+	struct iova_range range;
+	uint64_t frame_size;
 	struct endpoint *ep;
 	int ret;
 
@@ -211,8 +213,10 @@ int mediator_add_endpoint(struct mediator *m, const struct endpoint_cfg *cfg, st
 	else if (find_endpoint(m, cfg->id))
 		ret = -EEXIST;
 	else
-		ret = shape_with(m, ep, &m->env.frame_size, &m->input_range);
+		ret = shape_with(m, ep, &frame_size, &range);
 	if (!ret) {
+		m->env.frame_size = frame_size;
+		m->input_range = range;
 		ep->next = m->endpoints;
 		m->endpoints = ep;
 		*out = ep;
