@@ -9,6 +9,7 @@
 #   packages       set when the first virtio disk holds a tree of packages
 #   tty            which of the standard streams are the terminal /dev/hvc0: any of 0, 1, 2
 #   rows, cols     the terminal's size
+#   ports          the names of the virtio-serial ports lab gave the machine
 #   gets           how many files to copy out; get_I is where the I-th one is
 #   command()      runs the command
 #
@@ -42,13 +43,23 @@ while read -r module; do
 	insmod "$module" || die "cannot load $module"
 done </lab/modules
 
-for port in /sys/class/virtio-ports/*; do
-	read -r name <"$port/name" && ln -s "/dev/${port##*/}" "/lab/port/$name"
-done 2>/dev/null
-[ -e /lab/port/status ] || die "no status port"
-exec 9<>/lab/port/status
-
 . /lab/job
+
+# The driver learns of the ports, their names and that QEMU has them open, one message at a time.
+tries=0
+for name in $ports; do
+	until [ -e "/lab/port/$name" ]; do
+		for port in /sys/class/virtio-ports/*; do
+			[ "$(cat "$port/name" 2>/dev/null)" = "$name" ] &&
+				grep -q '^host_connected: 1' "/sys/kernel/debug/virtio-ports/${port##*/}" &&
+				ln -s "/dev/${port##*/}" "/lab/port/$name"
+		done
+		[ -e "/lab/port/$name" ] || usleep 5000
+		tries=$((tries + 1))
+		[ $tries -lt 2000 ] || die "no virtio port $name"
+	done
+done
+exec 9<>/lab/port/status
 
 # Busybox comes last: what the caller put wins over packages, and packages over busybox.
 if [ "$packages" ]; then
