@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/stats.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "iommu/base.h"
+#include "vmm/layout.h"
+#include "vmm/msg.h"
+
+static const char *const exit_names[NR_EXIT_KINDS] = {
+	[EXIT_KIND_UART] = "uart", [EXIT_KIND_RTC] = "rtc",	[EXIT_KIND_VIRTIO] = "virtio",
+	[EXIT_KIND_ECAM] = "ecam", [EXIT_KIND_BAR] = "bar",	[EXIT_KIND_UNCLAIMED] = "unclaimed",
+	[EXIT_KIND_NISV] = "nisv", [EXIT_KIND_OTHER] = "other",
+};
+
+enum exit_kind exit_kind_of(uint64_t gpa)
+{
+	static const struct {
+		uint64_t base, len;
+		enum exit_kind kind;
+	} ranges[] = {
+		{LAYOUT_UART_BASE, LAYOUT_UART_LEN, EXIT_KIND_UART},
+		{LAYOUT_RTC_BASE, LAYOUT_RTC_LEN, EXIT_KIND_RTC},
+		{LAYOUT_VIRTIO_BASE, LAYOUT_VIRTIO_STRIDE * LAYOUT_VIRTIO_SLOTS, EXIT_KIND_VIRTIO},
+		{LAYOUT_PCI_ECAM_BASE, LAYOUT_PCI_ECAM_LEN, EXIT_KIND_ECAM},
+		{LAYOUT_PCI_MEM32_BASE, LAYOUT_PCI_MEM32_LEN, EXIT_KIND_BAR},
+		{LAYOUT_PCI_MEM64_BASE, LAYOUT_PCI_MEM64_LEN, EXIT_KIND_BAR},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(ranges); i++) {
+		if (gpa - ranges[i].base < ranges[i].len)
+			return ranges[i].kind;
+	}
+	return EXIT_KIND_OTHER;
+}
+
+/* Bytes with a unit that keeps three digits or so; returns @buf. */
+static const char *human(uint64_t bytes, char buf[24])
+{
+	static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+	double val = (double)bytes;
+	unsigned unit = 0;
+
+	while (val >= 1024 && unit < ARRAY_SIZE(units) - 1) {
+		val /= 1024;
+		unit++;
+	}
+	snprintf(buf, 24, unit && val < 100 ? "%.1f %s" : "%.0f %s", val, units[unit]);
+	return buf;
+}
+
+void stats_print(FILE *file, const struct stats *stats)
+{
+	const struct mediator_stats *m = &stats->mediator;
+	char a[24], b[24], c[24];
+
+	if (!stats->viommu || !stats->nr_endpoints)
+		return;
+	fprintf(file, "granule: virtio-iommu, %u endpoint%s, %s frames, %.1f s\n",
+		stats->nr_endpoints, stats->nr_endpoints == 1 ? "" : "s",
+		human(stats->frame_size, a), stats->seconds);
+	fprintf(file,
+		"  %-14s %" PRIu64 " made, %" PRIu64 " at most at once, %" PRIu64
+		" requests refused\n",
+		"mappings", m->maps, m->mappings_peak, m->refused);
+	fprintf(file, "  %-14s %" PRIu64 " direct, %" PRIu64 " exposed, %" PRIu64 " bounce\n",
+		"frames", m->direct_frames, m->exposed_frames, m->bounce_frames);
+	fprintf(file, "  %-14s %s to devices, %s to the guest, %s of bounce pages at most\n",
+		"bytes copied", human(m->bytes_to_device, a), human(m->bytes_to_guest, b),
+		human(m->bounce_bytes_peak, c));
+	fprintf(file, "  %-14s %" PRIu64 " for devices, %" PRIu64 " for the guest\n", "syncs",
+		m->syncs_for_device, m->syncs_for_cpu);
+	fprintf(file, "  %-14s %" PRIu64 "\n", "conflicts", m->conflicts);
+	fprintf(file, "  %-14s %" PRIu64 ", %" PRIu64 " of them not told to the guest\n", "faults",
+		m->faults, m->faults_lost);
+}
+
+/* Every field of struct mediator_stats under its own name. */
+#define MEDIATOR_FIELDS(X)                                                                         \
+	X(maps)                                                                                    \
+	X(unmaps)                                                                                  \
+	X(attaches)                                                                                \
+	X(detaches)                                                                                \
+	X(refused)                                                                                 \
+	X(mappings)                                                                                \
+	X(mappings_peak)                                                                           \
+	X(direct_frames)                                                                           \
+	X(exposed_frames)                                                                          \
+	X(bounce_frames)                                                                           \
+	X(direct_live)                                                                             \
+	X(exposed_live)                                                                            \
+	X(bounce_live)                                                                             \
+	X(bytes_to_device)                                                                         \
+	X(bytes_to_guest)                                                                          \
+	X(syncs_for_device)                                                                        \
+	X(syncs_for_cpu)                                                                           \
+	X(conflicts)                                                                               \
+	X(unstable)                                                                                \
+	X(reclassified)                                                                            \
+	X(instance_maps)                                                                           \
+	X(instance_unmaps)                                                                         \
+	X(instance_errors)                                                                         \
+	X(faults)                                                                                  \
+	X(faults_lost)                                                                             \
+	X(bounce_bytes)                                                                            \
+	X(bounce_bytes_peak)
+
+#define COUNT_FIELD(name) +1
+_Static_assert(sizeof(struct mediator_stats) == (0 MEDIATOR_FIELDS(COUNT_FIELD)) * sizeof(uint64_t),
+	       "a field of struct mediator_stats is missing in MEDIATOR_FIELDS");
+
+static void write_json(FILE *file, const struct stats *stats)
+{
+	fprintf(file, "{\n  \"seconds\": %.3f,\n  \"exits\": {", stats->seconds);
+	for (unsigned i = 0; i < NR_EXIT_KINDS; i++)
+		fprintf(file, "%s\n    \"%s\": %" PRIu64, i ? "," : "", exit_names[i],
+			stats->exits[i]);
+	fprintf(file, "\n  },\n  \"viommu\": ");
+	if (!stats->viommu) {
+		fprintf(file, "null\n}\n");
+		return;
+	}
+	fprintf(file, "{\n    \"endpoints\": %u,\n    \"frame_size\": %" PRIu64,
+		stats->nr_endpoints, stats->frame_size);
+#define WRITE_FIELD(name) fprintf(file, ",\n    \"" #name "\": %" PRIu64, stats->mediator.name);
+	MEDIATOR_FIELDS(WRITE_FIELD)
+	fprintf(file, "\n  }\n}\n");
+}
+
+/*
+ * Open where to write: a new file beside @path that takes its place when it is complete, or @path
+ * itself if that is no regular file (a pipe, /dev/stderr); temp is then empty. Return: a descriptor
+ * >= 0; -errno.
+ */
+static int target_open(const char *path, char temp[PATH_MAX])
+{
+	struct stat st;
+	int fd;
+
+	temp[0] = '\0';
+	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+		fd = open(path, O_WRONLY | O_CLOEXEC);
+		return fd < 0 ? -errno : fd;
+	}
+	if (snprintf(temp, PATH_MAX, "%s.XXXXXX", path) >= PATH_MAX)
+		return -ENAMETOOLONG;
+	fd = mkostemp(temp, O_CLOEXEC);
+	return fd < 0 ? -errno : fd;
+}
+
+int stats_check_file(const char *path)
+{
+	char temp[PATH_MAX];
+	struct stat st;
+	int fd;
+
+	temp[0] = '\0';
+	/* Opening a pipe and closing it again would tell its reader that all was said. */
+	if (stat(path, &st) == 0 && S_ISFIFO(st.st_mode))
+		fd = access(path, W_OK) ? -errno : open("/dev/null", O_CLOEXEC);
+	else
+		fd = target_open(path, temp);
+	if (fd < 0) {
+		msg_error("--stats %s: cannot write there: %s", path, strerror(-fd));
+		return fd;
+	}
+	close(fd);
+	if (temp[0])
+		unlink(temp);
+	return 0;
+}
+
+int stats_write_file(const char *path, const struct stats *stats)
+{
+	char temp[PATH_MAX];
+	FILE *file;
+	mode_t mask;
+	int fd, ret = 0;
+
+	fd = target_open(path, temp);
+	if (fd < 0) {
+		ret = fd;
+		goto err_open;
+	}
+	file = fdopen(fd, "w");
+	if (!file) {
+		ret = -errno;
+		close(fd);
+		goto err_unlink;
+	}
+	write_json(file, stats);
+	/* mkostemp gives 0600; a file the user asked for is as readable as any other. */
+	mask = umask(0);
+	umask(mask);
+	if (temp[0] && fchmod(fd, 0666 & ~mask))
+		ret = -errno;
+	if ((fflush(file) || ferror(file)) && !ret)
+		ret = -errno;
+	if (fclose(file) && !ret)
+		ret = -errno;
+	if (!ret && temp[0] && rename(temp, path))
+		ret = -errno;
+	if (!ret)
+		return 0;
+
+err_unlink:
+	if (temp[0])
+		unlink(temp);
+err_open:
+	msg_error("--stats %s: cannot be written: %s", path, strerror(-ret));
+	return ret;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* stats - what a run did, told after it: a short table for people, a JSON file for tools. */
+#ifndef VMM_STATS_H
+#define VMM_STATS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "iommu/mediator.h"
+
+/* Why vCPUs left the guest. */
+enum exit_kind {
+	EXIT_KIND_UART,
+	EXIT_KIND_RTC,
+	EXIT_KIND_VIRTIO, /* virtio-mmio registers */
+	EXIT_KIND_ECAM,
+	EXIT_KIND_BAR,
+	EXIT_KIND_UNCLAIMED, /* MMIO where nothing is */
+	EXIT_KIND_NISV,	     /* an access KVM could not decode */
+	EXIT_KIND_OTHER,     /* signals, system events */
+	NR_EXIT_KINDS,
+};
+
+/* exit_kind_of - by the address of an MMIO access that something claimed */
+enum exit_kind exit_kind_of(uint64_t gpa);
+
+struct stats {
+	double seconds; /* the guest ran */
+	uint64_t exits[NR_EXIT_KINDS];
+	bool viommu; /* there was one: the rest is valid */
+	unsigned nr_endpoints;
+	uint64_t frame_size; /* bytes */
+	struct mediator_stats mediator;
+};
+
+/* stats_print - the table, when devices were behind the virtio-iommu; nothing otherwise */
+void stats_print(FILE *file, const struct stats *stats);
+
+/* stats_check_file - can @path be written at the end? Leaves nothing behind.
+ * Return: 0; -errno after a line on stderr. */
+int stats_check_file(const char *path);
+
+/* stats_write_file - JSON; a regular file is replaced whole or not at all.
+ * Return: 0; -errno after a line on stderr. */
+int stats_write_file(const char *path, const struct stats *stats);
+
+#endif

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "iommu/tests/check.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/layout.h"
+#include "vmm/stats.h"
+
+static char dir[] = "/tmp/test_stats.XXXXXX";
+static char path[64];
+
+static const struct stats some = {
+	.seconds = 1.5,
+	.exits = {[EXIT_KIND_UART] = 7, [EXIT_KIND_BAR] = 9},
+	.viommu = true,
+	.nr_endpoints = 1,
+	.frame_size = 16384,
+	.mediator = {.maps = 1234,
+		     .bytes_to_guest = 5 << 20,
+		     .bounce_frames = 77,
+		     .bounce_bytes_peak = 42},
+};
+
+static int in_a_directory(void **state)
+{
+	(void)state;
+	strcpy(dir + sizeof(dir) - 7, "XXXXXX");
+	if (!mkdtemp(dir))
+		return -1;
+	snprintf(path, sizeof(path), "%s/stats", dir);
+	return 0;
+}
+
+static int drop_directory(void **state)
+{
+	(void)state;
+	unlink(path);
+	return rmdir(dir); /* fails if anything else was left behind */
+}
+
+static char *slurp(const char *name)
+{
+	static char text[4096];
+	FILE *file = fopen(name, "r");
+	size_t len;
+
+	assert_non_null(file);
+	len = fread(text, 1, sizeof(text) - 1, file);
+	text[len] = '\0';
+	fclose(file);
+	return text;
+}
+
+static void the_table_names_what_was_done(void **state)
+{
+	char text[2048] = {0};
+	FILE *file = fmemopen(text, sizeof(text), "w");
+
+	(void)state;
+	stats_print(file, &some);
+	fclose(file);
+	assert_non_null(strstr(text, "1234 made"));
+	assert_non_null(strstr(text, "77 bounce"));
+	assert_non_null(strstr(text, "5.0 MiB to the guest"));
+	assert_non_null(strstr(text, "16.0 KiB frames"));
+}
+
+static void no_endpoint_no_table(void **state)
+{
+	char text[2048] = {0};
+	FILE *file = fmemopen(text, sizeof(text), "w");
+	struct stats stats = some;
+
+	(void)state;
+	stats.nr_endpoints = 0;
+	stats_print(file, &stats);
+	stats.nr_endpoints = 1;
+	stats.viommu = false;
+	stats_print(file, &stats);
+	fclose(file);
+	assert_string_equal(text, "");
+}
+
+static void the_file_is_json_with_every_count(void **state)
+{
+	struct stat st;
+	char *text;
+
+	(void)state;
+	assert_int_equal(stats_check_file(path), 0);
+	assert_int_equal(access(path, F_OK), -1);
+	assert_int_equal(stats_write_file(path, &some), 0);
+	text = slurp(path);
+	assert_non_null(strstr(text, "\"uart\": 7,"));
+	assert_non_null(strstr(text, "\"bar\": 9,"));
+	assert_non_null(strstr(text, "\"maps\": 1234,"));
+	assert_non_null(strstr(text, "\"bounce_bytes_peak\": 42\n"));
+	assert_int_equal(text[strlen(text) - 2], '}');
+	umask(022);
+	assert_int_equal(stats_write_file(path, &some), 0);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0644);
+}
+
+static void an_old_file_is_kept_until_the_new_one_is_whole(void **state)
+{
+	struct stats none = {0};
+
+	(void)state;
+	assert_int_equal(stats_write_file(path, &some), 0);
+	assert_int_equal(stats_check_file(path), 0);
+	assert_non_null(strstr(slurp(path), "1234"));
+	assert_int_equal(stats_write_file(path, &none), 0);
+	assert_null(strstr(slurp(path), "1234"));
+	assert_non_null(strstr(slurp(path), "\"viommu\": null"));
+}
+
+static void a_place_that_cannot_be_written_is_refused(void **state)
+{
+	char missing[128];
+
+	(void)state;
+	snprintf(missing, sizeof(missing), "%s/no/such/file", dir);
+	assert_int_equal(stats_check_file(missing), -ENOENT);
+	assert_int_equal(stats_write_file(missing, &some), -ENOENT);
+	assert_int_equal(stats_check_file(dir), -EISDIR);
+	assert_int_equal(stats_write_file("/dev/full", &some), -ENOSPC);
+}
+
+static void a_pipe_is_written_in_place(void **state)
+{
+	char text[4096] = {0}, name[32];
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(pipe(fds), 0);
+	snprintf(name, sizeof(name), "/dev/fd/%d", fds[1]);
+	assert_int_equal(stats_check_file(name), 0);
+	assert_int_equal(stats_write_file(name, &some), 0);
+	assert_true(read(fds[0], text, sizeof(text) - 1) > 0);
+	assert_non_null(strstr(text, "1234"));
+	close(fds[0]);
+	close(fds[1]);
+}
+
+static void an_address_tells_the_kind_of_exit(void **state)
+{
+	static const struct {
+		uint64_t gpa;
+		enum exit_kind kind;
+	} rows[] = {
+		{LAYOUT_UART_BASE, EXIT_KIND_UART},
+		{LAYOUT_UART_BASE + 7, EXIT_KIND_UART},
+		{LAYOUT_RTC_BASE, EXIT_KIND_RTC},
+		{LAYOUT_VIRTIO_BASE + 3 * LAYOUT_VIRTIO_STRIDE + 0x50, EXIT_KIND_VIRTIO},
+		{LAYOUT_PCI_ECAM_BASE + 0xfffff, EXIT_KIND_ECAM},
+		{LAYOUT_PCI_MEM32_BASE, EXIT_KIND_BAR},
+		{LAYOUT_PCI_MEM64_BASE + LAYOUT_PCI_MEM64_LEN - 1, EXIT_KIND_BAR},
+		{LAYOUT_PCI_MEM64_BASE + LAYOUT_PCI_MEM64_LEN, EXIT_KIND_OTHER},
+		{0, EXIT_KIND_OTHER},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
+		assert_int_equal(exit_kind_of(rows[i].gpa), rows[i].kind);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define T(name) cmocka_unit_test_setup_teardown(name, in_a_directory, drop_directory)
+		cmocka_unit_test(the_table_names_what_was_done),
+		cmocka_unit_test(no_endpoint_no_table),
+		T(the_file_is_json_with_every_count),
+		T(an_old_file_is_kept_until_the_new_one_is_whole),
+		T(a_place_that_cannot_be_written_is_refused),
+		T(a_pipe_is_written_in_place),
+		cmocka_unit_test(an_address_tells_the_kind_of_exit),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
