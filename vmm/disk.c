@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/disk.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/fs.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vmm/msg.h"
+
+#define SECTOR 512
+
+static int disk_size(int fd, const char *path, uint64_t *size)
+{
+	struct stat st;
+
+	if (fstat(fd, &st)) {
+		msg_error("disk %s: %s", path, strerror(errno));
+		return -EIO;
+	}
+	if (S_ISBLK(st.st_mode)) {
+		if (ioctl(fd, BLKGETSIZE64, size)) {
+			msg_error("disk %s: its size cannot be read: %s", path, strerror(errno));
+			return -EIO;
+		}
+	} else if (S_ISREG(st.st_mode)) {
+		*size = (uint64_t)st.st_size;
+	} else {
+		msg_error("disk %s is a %s; give a file or a block device", path,
+			  S_ISDIR(st.st_mode)	 ? "directory"
+			  : S_ISFIFO(st.st_mode) ? "pipe"
+						 : "character device");
+		return -EINVAL;
+	}
+	if (*size == 0 || *size % SECTOR) {
+		msg_error("disk %s has %" PRIu64
+			  " bytes; its size must be a multiple of %d and not 0",
+			  path, *size, SECTOR);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int disk_lock(int fd, const struct disk_config *cfg)
+{
+	struct flock lock = {.l_type = cfg->readonly ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET};
+
+	if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
+		return 0;
+	if (errno == EAGAIN || errno == EACCES)
+		msg_error("disk %s is locked by another process%s", cfg->path,
+			  cfg->readonly ? ", which may write it; stop that first"
+					: "; stop that, or let both use it with ,ro");
+	else
+		msg_error("disk %s cannot be locked: %s", cfg->path, strerror(errno));
+	return -EBUSY;
+}
+
+int disk_open(const struct disk_config *cfg, uint64_t *size)
+{
+	/* Non-blocking: a pipe must be refused, not waited for. Reads and writes of files do not
+	 * care. */
+	int fd = open(cfg->path, (cfg->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+	int ret;
+
+	if (fd < 0) {
+		ret = -errno;
+		if (ret == -EISDIR)
+			msg_error("disk %s is a directory; give a file or a block device",
+				  cfg->path);
+		else if ((ret == -EACCES || ret == -EROFS || ret == -EPERM) && !cfg->readonly)
+			msg_error("disk %s: %s; make it writable, or give it as %s,ro", cfg->path,
+				  strerror(-ret), cfg->path);
+		else
+			msg_error("disk %s: %s", cfg->path, strerror(-ret));
+		return ret;
+	}
+	ret = disk_size(fd, cfg->path, size);
+	if (!ret)
+		ret = disk_lock(fd, cfg);
+	/* io_uring answers EAGAIN for a non-blocking file instead of waiting. */
+	if (!ret && fcntl(fd, F_SETFL, 0))
+		ret = -errno;
+	if (ret) {
+		close(fd);
+		return ret;
+	}
+	return fd;
+}
