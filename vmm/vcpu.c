@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/vcpu.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "iommu/base.h"
+#include "vmm/cli.h"
+#include "vmm/msg.h"
+
+/* PSTATE at entry: EL1h, all of D, A, I, F masked. */
+#define PSTATE_ENTRY 0x3c5
+
+#define MPIDR_AFFINITY UINT64_C(0xff00ffffff)
+
+#define CORE_REG(field)                                                                            \
+	(KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE | KVM_REG_ARM_CORE_REG(regs.field))
+#define MPIDR_EL1 ARM64_SYS_REG(3, 0, 0, 0, 5)
+
+/* Lines of one kind a guest may cause in a second, per vCPU. */
+#define WARNINGS_PER_SECOND 5
+
+struct vcpu {
+	const struct vcpu_machine *machine;
+	unsigned index;
+	int fd;
+	struct kvm_run *run; /* shared with KVM */
+	size_t run_len;
+	uint64_t mpidr;
+	pthread_t thread;
+	bool started;
+	atomic_bool stopping;
+	uint64_t exits[NR_EXIT_KINDS];
+	/* Rate limit of warnings. */
+	time_t warn_second;
+	unsigned warnings;
+};
+
+static int has_cap(int fd, int cap)
+{
+	return ioctl(fd, KVM_CHECK_EXTENSION, cap);
+}
+
+static int get_reg(struct vcpu *vcpu, uint64_t id, uint64_t *val)
+{
+	struct kvm_one_reg reg = {.id = id, .addr = (uintptr_t)val};
+
+	return ioctl(vcpu->fd, KVM_GET_ONE_REG, &reg) ? -errno : 0;
+}
+
+static int set_reg(struct vcpu *vcpu, uint64_t id, uint64_t val)
+{
+	struct kvm_one_reg reg = {.id = id, .addr = (uintptr_t)&val};
+
+	return ioctl(vcpu->fd, KVM_SET_ONE_REG, &reg) ? -errno : 0;
+}
+
+/* The same features on every vCPU: KVM refuses one that differs. */
+static int init_target(struct vcpu *vcpu)
+{
+	struct kvm_vcpu_init init;
+
+	if (ioctl(vcpu->machine->vm_fd, KVM_ARM_PREFERRED_TARGET, &init))
+		return -errno;
+	init.features[0] |= BIT(KVM_ARM_VCPU_PSCI_0_2);
+	if (vcpu->index)
+		init.features[0] |= BIT(KVM_ARM_VCPU_POWER_OFF);
+	/* KVM takes both keys or neither. */
+	if (has_cap(vcpu->machine->vm_fd, KVM_CAP_ARM_PTRAUTH_ADDRESS) > 0 &&
+	    has_cap(vcpu->machine->vm_fd, KVM_CAP_ARM_PTRAUTH_GENERIC) > 0)
+		init.features[0] |=
+			BIT(KVM_ARM_VCPU_PTRAUTH_ADDRESS) | BIT(KVM_ARM_VCPU_PTRAUTH_GENERIC);
+	return ioctl(vcpu->fd, KVM_ARM_VCPU_INIT, &init) ? -errno : 0;
+}
+
+int vcpu_create(const struct vcpu_machine *machine, unsigned index, struct vcpu **out)
+{
+	struct vcpu *vcpu = calloc(1, sizeof(*vcpu));
+	int ret;
+
+	if (!vcpu) {
+		msg_error("out of memory");
+		return -ENOMEM;
+	}
+	vcpu->machine = machine;
+	vcpu->index = index;
+	vcpu->fd = ioctl(machine->vm_fd, KVM_CREATE_VCPU, (unsigned long)index);
+	if (vcpu->fd < 0) {
+		ret = -errno;
+		goto err_free;
+	}
+	ret = ioctl(machine->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	if (ret < 0) {
+		ret = -errno;
+		goto err_close;
+	}
+	vcpu->run_len = (size_t)ret;
+	vcpu->run = mmap(NULL, vcpu->run_len, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu->fd, 0);
+	if (vcpu->run == MAP_FAILED) {
+		ret = -errno;
+		goto err_close;
+	}
+	ret = init_target(vcpu);
+	if (ret)
+		goto err_unmap;
+	ret = get_reg(vcpu, MPIDR_EL1, &vcpu->mpidr);
+	if (ret)
+		goto err_unmap;
+	vcpu->mpidr &= MPIDR_AFFINITY;
+	*out = vcpu;
+	return 0;
+
+err_unmap:
+	munmap(vcpu->run, vcpu->run_len);
+err_close:
+	close(vcpu->fd);
+err_free:
+	free(vcpu);
+	msg_error("KVM cannot create vCPU %u: %s", index, strerror(-ret));
+	return ret;
+}
+
+void vcpu_destroy(struct vcpu *vcpu)
+{
+	if (!vcpu)
+		return;
+	munmap(vcpu->run, vcpu->run_len);
+	close(vcpu->fd);
+	free(vcpu);
+}
+
+uint64_t vcpu_mpidr(const struct vcpu *vcpu)
+{
+	return vcpu->mpidr;
+}
+
+int vcpu_set_entry(struct vcpu *vcpu, uint64_t entry, uint64_t fdt)
+{
+	const struct {
+		uint64_t id, val;
+	} regs[] = {
+		{CORE_REG(regs[0]), fdt}, {CORE_REG(regs[1]), 0}, {CORE_REG(regs[2]), 0},
+		{CORE_REG(regs[3]), 0},	  {CORE_REG(pc), entry},  {CORE_REG(pstate), PSTATE_ENTRY},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(regs); i++) {
+		int ret = set_reg(vcpu, regs[i].id, regs[i].val);
+
+		if (ret) {
+			msg_error("KVM cannot set the first registers of vCPU 0: %s",
+				  strerror(-ret));
+			return ret;
+		}
+	}
+	return 0;
+}
+
+/* May the guest cause one more line now? Says so when it is the last of this second. */
+static bool may_warn(struct vcpu *vcpu)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	if (now.tv_sec != vcpu->warn_second) {
+		vcpu->warn_second = now.tv_sec;
+		vcpu->warnings = 0;
+	}
+	if (vcpu->warnings > WARNINGS_PER_SECOND)
+		return false;
+	if (vcpu->warnings++ < WARNINGS_PER_SECOND)
+		return true;
+	msg_warn("vCPU %u: more of these; not shown for a second", vcpu->index);
+	return false;
+}
+
+static void handle_mmio(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	uint64_t gpa = run->mmio.phys_addr;
+
+	if (bus_access(vcpu->machine->bus, gpa, run->mmio.data, run->mmio.len,
+		       run->mmio.is_write)) {
+		vcpu->exits[exit_kind_of(gpa)]++;
+		return;
+	}
+	vcpu->exits[EXIT_KIND_UNCLAIMED]++;
+	if (may_warn(vcpu))
+		msg_warn("vCPU %u: %u-byte %s at 0x%llx, where nothing is", vcpu->index,
+			 run->mmio.len, run->mmio.is_write ? "write" : "read",
+			 (unsigned long long)gpa);
+}
+
+/*
+ * An access for which the CPU gave no syndrome (load/store pair, writeback, vector, ...): nobody
+ * knows what it was. The guest gets the external abort that a bus would answer with.
+ */
+static int handle_nisv(struct vcpu *vcpu)
+{
+	struct kvm_vcpu_events events;
+	uint64_t pc = 0;
+
+	vcpu->exits[EXIT_KIND_NISV]++;
+	get_reg(vcpu, CORE_REG(pc), &pc);
+	if (may_warn(vcpu))
+		msg_warn("vCPU %u: an instruction at pc 0x%llx that cannot be emulated accessed "
+			 "0x%llx; "
+			 "the guest gets an external abort",
+			 vcpu->index, (unsigned long long)pc,
+			 (unsigned long long)vcpu->run->arm_nisv.fault_ipa);
+	if (ioctl(vcpu->fd, KVM_GET_VCPU_EVENTS, &events))
+		return -errno;
+	events.exception.ext_dabt_pending = 1;
+	return ioctl(vcpu->fd, KVM_SET_VCPU_EVENTS, &events) ? -errno : 0;
+}
+
+static void handle_system_event(struct vcpu *vcpu)
+{
+	struct evloop *loop = vcpu->machine->loop;
+
+	switch (vcpu->run->system_event.type) {
+	case KVM_SYSTEM_EVENT_SHUTDOWN:
+		evloop_stop(loop, EXIT_POWEROFF);
+		break;
+	case KVM_SYSTEM_EVENT_RESET:
+		evloop_stop(loop, EXIT_RESET);
+		break;
+	case KVM_SYSTEM_EVENT_CRASH:
+		msg_error("the guest reports a crash");
+		evloop_stop(loop, EXIT_CRASH);
+		break;
+	default:
+		msg_error("vCPU %u: KVM reports system event %u, which is unknown", vcpu->index,
+			  vcpu->run->system_event.type);
+		evloop_stop(loop, EXIT_CRASH);
+	}
+}
+
+/* The guest cannot go on. @why: of printf, no newline */
+static void __attribute__((format(printf, 2, 3))) crash(struct vcpu *vcpu, const char *fmt, ...)
+{
+	uint64_t pc = 0;
+	char why[160];
+	va_list args;
+
+	va_start(args, fmt);
+	vsnprintf(why, sizeof(why), fmt, args);
+	va_end(args);
+	get_reg(vcpu, CORE_REG(pc), &pc);
+	msg_error("vCPU %u cannot go on at pc 0x%llx: %s", vcpu->index, (unsigned long long)pc,
+		  why);
+	evloop_stop(vcpu->machine->loop, EXIT_CRASH);
+}
+
+/* Return: true if the vCPU may enter the guest again. */
+static bool handle_exit(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	int ret;
+
+	switch (run->exit_reason) {
+	case KVM_EXIT_MMIO:
+		handle_mmio(vcpu);
+		return true;
+	case KVM_EXIT_ARM_NISV:
+		ret = handle_nisv(vcpu);
+		if (ret)
+			crash(vcpu, "the abort could not be injected: %s", strerror(-ret));
+		return !ret;
+	case KVM_EXIT_INTR:
+		vcpu->exits[EXIT_KIND_OTHER]++;
+		return true;
+	case KVM_EXIT_SYSTEM_EVENT:
+		vcpu->exits[EXIT_KIND_OTHER]++;
+		handle_system_event(vcpu);
+		return false;
+	case KVM_EXIT_FAIL_ENTRY:
+		crash(vcpu, "KVM could not enter the guest, hardware reason 0x%llx",
+		      (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
+		return false;
+	case KVM_EXIT_INTERNAL_ERROR:
+		crash(vcpu, "KVM internal error %u", run->internal.suberror);
+		return false;
+	default:
+		crash(vcpu, "KVM exit reason %u is unknown", run->exit_reason);
+		return false;
+	}
+}
+
+static void *vcpu_thread(void *ctx)
+{
+	struct vcpu *vcpu = ctx;
+	char name[16];
+
+	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
+	pthread_setname_np(pthread_self(), name);
+	while (!vcpu->stopping) {
+		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
+			if (!handle_exit(vcpu))
+				break;
+		} else if (errno == EINTR || errno == EAGAIN) {
+			vcpu->exits[EXIT_KIND_OTHER]++;
+		} else {
+			crash(vcpu, "KVM_RUN: %s", strerror(errno));
+			break;
+		}
+	}
+	return NULL;
+}
+
+static int kick_signal(void)
+{
+	return SIGRTMIN;
+}
+
+static void on_kick(int sig)
+{
+	(void)sig;
+}
+
+int vcpu_start(struct vcpu *vcpu)
+{
+	struct sigaction action = {.sa_handler = on_kick};
+	int ret;
+
+	/* No SA_RESTART: whatever the thread waits in comes back. */
+	sigaction(kick_signal(), &action, NULL);
+	ret = pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
+	if (ret) {
+		msg_error("cannot start a thread for vCPU %u: %s", vcpu->index, strerror(ret));
+		return -ret;
+	}
+	vcpu->started = true;
+	return 0;
+}
+
+void vcpu_kick(struct vcpu *vcpu)
+{
+	if (!vcpu || !vcpu->started)
+		return;
+	vcpu->stopping = true;
+	/* A signal that comes before KVM_RUN would be lost; this makes that KVM_RUN return at once.
+	 */
+	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	pthread_kill(vcpu->thread, kick_signal());
+}
+
+void vcpu_join(struct vcpu *vcpu)
+{
+	if (!vcpu || !vcpu->started)
+		return;
+	pthread_join(vcpu->thread, NULL);
+	vcpu->started = false;
+}
+
+void vcpu_count_exits(const struct vcpu *vcpu, uint64_t exits[NR_EXIT_KINDS])
+{
+	for (unsigned i = 0; i < NR_EXIT_KINDS; i++)
+		exits[i] += vcpu->exits[i];
+}
