@@ -44,14 +44,30 @@ struct vm_config {
 	const char *dump_dtb, *stats; /* files, or NULL */
 };
 
-/**
- * cli_main - everything `granule` does with its arguments
- * Return: the exit status.
- */
-int cli_main(int argc, char **argv);
+enum cli_command {
+	CLI_DONE, /* nothing is left to do: help was printed, or an error */
+	CLI_RUN,
+	CLI_CHECK,
+	CLI_DEVICES,
+	CLI_INSPECT,
+};
+
+struct cli_request {
+	enum cli_command command;
+	int status;	       /* CLI_DONE: what to exit with */
+	struct vm_config vm;   /* CLI_RUN */
+	bool json;	       /* CLI_DEVICES */
+	const char *kernel;    /* CLI_INSPECT */
+};
 
 /**
- * cli_parse_run - parse the arguments after `run`
+ * cli_parse - all arguments of the program
+ * @argv: may be written to; what @out names lives in it
+ */
+void cli_parse(int argc, char **argv, struct cli_request *out);
+
+/**
+ * cli_parse_run - parse the arguments of `run`; argv[0] is "run" itself
  * Return: 0; -EINVAL after one line on stderr; 1 if help was asked for and printed.
  */
 int cli_parse_run(int argc, char **argv, struct vm_config *out);

@@ -1,0 +1,750 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/cli.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "iommu/base.h"
+#include "vmm/layout.h"
+#include "vmm/msg.h"
+
+#define VERSION "0.1.0"
+
+#define MIB UINT64_C(0x100000)
+
+#define MEMORY_MIN     (64 * MIB)
+#define MEMORY_ALIGN   (2 * MIB)
+#define MEMORY_MAX     ((uint64_t)(LAYOUT_RAM_LOW_MAX + LAYOUT_RAM_HIGH_MAX))
+#define MEMORY_DEFAULT (1024 * MIB)
+#define VCPUS_DEFAULT  2 /* or as many as the host has, if fewer */
+
+/* Linux arch/arm64/include/uapi/asm/setup.h: COMMAND_LINE_SIZE, with the NUL. */
+#define CMDLINE_MAX 2048
+
+/* At most 80 columns, so that it reads well anywhere. */
+static const char help_main[] =
+	"granule - run 4 KiB-page Linux guests, with passed-through devices, on hosts\n"
+	"          whose pages are 16 KiB\n"
+	"\n"
+	"usage: granule COMMAND [OPTION]...\n"
+	"\n"
+	"  run -k KERNEL [OPTION]...  start a guest; see granule run --help\n"
+	"  check                      tell whether this host can run guests\n"
+	"  devices [--json]           list the host's PCI functions\n"
+	"  inspect KERNEL             tell what a kernel file is\n"
+	"  help [COMMAND]             show this, or a command's own help\n"
+	"  version                    show the version\n"
+	"\n"
+	"More in granule(1).\n";
+
+static const char help_run[] =
+	"usage: granule run -k KERNEL [OPTION]...\n"
+	"\n"
+	"  -k, --kernel FILE    arm64 kernel: Image, Image.gz, EFI zboot (gzip, zstd)\n"
+	"  -i, --initrd FILE    initial RAM disk (also --initramfs)\n"
+	"  -p, --params TEXT    kernel command line (also --append, --cmdline)\n"
+	"  -m, --mem SIZE       memory: a number with K, M, G or T, or of MiB (also\n"
+	"                       --memory); default 1G\n"
+	"  -c, --cpus N         vCPUs, 1 to 8; default 2, or 1 on a host with one CPU\n"
+	"  --disk FILE[,ro]     raw disk image or block device; up to 8 times\n"
+	"  --vfio DEVICE[,KEY=VALUE]...\n"
+	"                       host PCI function: DDDD:BB:DD.F, BB:DD.F or a path in\n"
+	"                       /sys; up to 8 times. Keys:\n"
+	"                         sync=full|rings|none\n"
+	"                             when bounced pages are copied\n"
+	"                         exposure=strict|relaxed\n"
+	"                             relaxed: where a part of a host page is mapped,\n"
+	"                             the device may see all of it\n"
+	"  --iommu on|off       give the guest a virtio-iommu; default on\n"
+	"  --dump-dtb FILE      write the guest's device tree to FILE\n"
+	"  --stats FILE         write statistics to FILE when the guest has ended\n"
+	"  -h, --help           show this\n"
+	"\n"
+	"Ctrl-A x quits, Ctrl-A h lists what else Ctrl-A does. More in granule(1).\n";
+
+static const char help_check[] =
+	"usage: granule check\n"
+	"\n"
+	"Tells, a line each, whether this host can run guests with passed-through\n"
+	"devices, and how to fix what is amiss.\n";
+
+static const char help_devices[] =
+	"usage: granule devices [--json]\n"
+	"\n"
+	"Lists the host's PCI functions: address, name, driver, IOMMU group, aperture\n"
+	"and BARs.\n";
+
+static const char help_inspect[] =
+	"usage: granule inspect KERNEL\n"
+	"\n"
+	"Tells what a kernel file is: format, version, page size, sizes, and the\n"
+	"virtio-iommu granule that a guest with it is offered.\n";
+
+static const struct command {
+	const char *name, *help;
+	enum cli_command command;
+} commands[] = {
+	{"run", help_run, CLI_RUN},
+	{"check", help_check, CLI_CHECK},
+	{"devices", help_devices, CLI_DEVICES},
+	{"inspect", help_inspect, CLI_INSPECT},
+	{"help", help_main, CLI_DONE},
+	{"version", help_main, CLI_DONE},
+};
+
+/* ---- near misses ---- */
+
+#define WORD_MAX 24
+
+/* How many letters to insert, drop, change or swap with the next to get from @a to @b. */
+static unsigned distance(const char *a, const char *b)
+{
+	unsigned d[WORD_MAX + 1][WORD_MAX + 1];
+	size_t len_a = strlen(a), len_b = strlen(b);
+
+	if (len_a > WORD_MAX || len_b > WORD_MAX)
+		return WORD_MAX;
+	for (size_t i = 0; i <= len_a; i++) {
+		for (size_t j = 0; j <= len_b; j++) {
+			if (!i || !j) {
+				d[i][j] = (unsigned)(i + j);
+				continue;
+			}
+			d[i][j] = MIN(d[i - 1][j], d[i][j - 1]) + 1;
+			d[i][j] = MIN(d[i][j], d[i - 1][j - 1] + (a[i - 1] != b[j - 1]));
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+				d[i][j] = MIN(d[i][j], d[i - 2][j - 2] + 1);
+		}
+	}
+	return d[len_a][len_b];
+}
+
+struct nearest {
+	const char *word, *best;
+	unsigned distance;
+};
+
+static void consider(struct nearest *n, const char *candidate)
+{
+	unsigned d = distance(n->word, candidate);
+
+	/* In a word of three letters, two mistakes are another word. */
+	if (d > (strlen(candidate) <= 4 ? 1 : 2) || (n->best && d >= n->distance))
+		return;
+	n->best = candidate;
+	n->distance = d;
+}
+
+/* ---- values ---- */
+
+/* A decimal number and nothing else but what follows at @end. */
+static bool parse_number(const char *text, uint64_t *out, const char **end)
+{
+	char *stop;
+
+	if (*text < '0' || *text > '9')
+		return false; /* strtoull would take spaces and signs */
+	errno = 0;
+	*out = strtoull(text, &stop, 10);
+	*end = stop;
+	return !errno;
+}
+
+/* Bytes from a number with K, M, G or T, MiB without; "B" and "iB" may follow the letter. */
+static bool parse_size(const char *text, uint64_t *out)
+{
+	static const char letters[] = "KMGT";
+	const char *end, *letter;
+	unsigned shift = 20;
+
+	if (!parse_number(text, out, &end))
+		return false;
+	if (*end) {
+		letter = strchr(letters, toupper((unsigned char)*end));
+		if (!letter || (strcasecmp(end + 1, "") && strcasecmp(end + 1, "B") &&
+				strcasecmp(end + 1, "iB")))
+			return false;
+		shift = 10 * (unsigned)(letter - letters + 1);
+	}
+	if (*out > UINT64_MAX >> shift)
+		return false;
+	*out <<= shift;
+	return true;
+}
+
+static int parse_memory(const char *text, uint64_t *out)
+{
+	uint64_t bytes;
+
+	if (!parse_size(text, &bytes)) {
+		msg_error(
+			"-m %s: not a size; give for example 512M or 4G (a bare number counts MiB)",
+			text);
+		return -EINVAL;
+	}
+	if (bytes < MEMORY_MIN) {
+		msg_error("-m %s: too little memory; give at least %" PRIu64 "M", text,
+			  MEMORY_MIN / MIB);
+		return -EINVAL;
+	}
+	if (bytes > MEMORY_MAX) {
+		msg_error("-m %s: more memory than a guest can have; give at most %" PRIu64 "M",
+			  text, MEMORY_MAX / MIB);
+		return -EINVAL;
+	}
+	if (!IS_ALIGNED(bytes, MEMORY_ALIGN)) {
+		msg_error("-m %s: memory comes in steps of 2 MiB; give %" PRIu64 "M or %" PRIu64
+			  "M",
+			  text, ALIGN_DOWN(bytes, MEMORY_ALIGN) / MIB,
+			  ALIGN_UP(bytes, MEMORY_ALIGN) / MIB);
+		return -EINVAL;
+	}
+	*out = bytes;
+	return 0;
+}
+
+static int parse_cpus(const char *text, unsigned *out)
+{
+	const char *end;
+	uint64_t n;
+
+	if (!parse_number(text, &n, &end) || *end || n < 1 || n > LAYOUT_MAX_VCPUS) {
+		msg_error("-c %s: give a number of vCPUs from 1 to %d", text, LAYOUT_MAX_VCPUS);
+		return -EINVAL;
+	}
+	*out = (unsigned)n;
+	return 0;
+}
+
+/* Which of @nr words @text is, or -1. */
+static int find_word(const char *const *words, size_t nr, const char *text)
+{
+	for (size_t i = 0; i < nr; i++) {
+		if (!strcmp(words[i], text))
+			return (int)i;
+	}
+	return -1;
+}
+
+static int parse_iommu(const char *text, bool *out)
+{
+	static const char *const words[] = {"off", "on"};
+	int i = find_word(words, ARRAY_SIZE(words), text);
+
+	if (i < 0) {
+		msg_error("--iommu %s: give on or off", text);
+		return -EINVAL;
+	}
+	*out = i;
+	return 0;
+}
+
+static int parse_disk(char *text, struct vm_config *cfg)
+{
+	struct disk_config disk = {.path = strsep(&text, ",")};
+	const char *key;
+
+	if (!*disk.path) {
+		msg_error("--disk: no file given; give FILE or FILE,ro");
+		return -EINVAL;
+	}
+	while ((key = strsep(&text, ","))) {
+		if (strcmp(key, "ro")) {
+			msg_error("--disk %s: unknown key '%s'; known keys: ro", disk.path, key);
+			return -EINVAL;
+		}
+		disk.readonly = true;
+	}
+	if (cfg->nr_disks == CONFIG_MAX_DISKS) {
+		msg_error("--disk %s: too many disks; give at most %d", disk.path,
+			  CONFIG_MAX_DISKS);
+		return -EINVAL;
+	}
+	cfg->disks[cfg->nr_disks++] = disk;
+	return 0;
+}
+
+/* A PCI address as the kernel writes it. */
+struct bdf {
+	uint32_t domain, bus, device, function;
+};
+
+/* Takes @min to @max hex digits at *@text, and @after behind them. */
+static bool take_hex(const char **text, unsigned min, unsigned max, char after, uint32_t *out)
+{
+	static const char digits[] = "0123456789abcdef";
+	const char *s = *text, *digit;
+
+	*out = 0;
+	for (; *s && (digit = strchr(digits, *s >= 'A' && *s <= 'F' ? *s | 0x20 : *s)); s++) {
+		if (s - *text == (ptrdiff_t)max)
+			return false;
+		*out = *out << 4 | (uint32_t)(digit - digits);
+	}
+	if (s - *text < (ptrdiff_t)min || *s != after)
+		return false;
+	*text = s + 1;
+	return true;
+}
+
+static bool parse_bdf(const char *text, struct bdf *out)
+{
+	const char *colon = strchr(text, ':');
+
+	out->domain = 0;
+	if (colon && strchr(colon + 1, ':') && !take_hex(&text, 4, 8, ':', &out->domain))
+		return false;
+	return take_hex(&text, 2, 2, ':', &out->bus) && take_hex(&text, 2, 2, '.', &out->device) &&
+	       take_hex(&text, 1, 1, '\0', &out->function) && out->device < 32 && out->function < 8;
+}
+
+/* The address of a device given either way; false for a path that does not end in one. */
+static bool bdf_of(const char *device, struct bdf *out)
+{
+	const char *end = device + strlen(device), *start;
+	char name[16];
+
+	while (end > device && end[-1] == '/')
+		end--;
+	for (start = end; start > device && start[-1] != '/'; start--)
+		;
+	if ((size_t)(end - start) >= sizeof(name))
+		return false;
+	memcpy(name, start, (size_t)(end - start));
+	name[end - start] = '\0';
+	return parse_bdf(name, out);
+}
+
+static bool same_device(const char *a, const char *b)
+{
+	struct bdf bdf_a, bdf_b;
+
+	if (bdf_of(a, &bdf_a) && bdf_of(b, &bdf_b))
+		return !memcmp(&bdf_a, &bdf_b, sizeof(bdf_a));
+	return !strcmp(a, b);
+}
+
+static int parse_vfio_key(const char *device, char *key, struct vfio_config *vfio)
+{
+	static const char *const keys[] = {"sync", "exposure"};
+	static const char *const syncs[] = {
+		[SYNC_NONE] = "none", [SYNC_RINGS] = "rings", [SYNC_FULL] = "full"};
+	static const char *const exposures[] = {"strict", "relaxed"};
+	char *value = strchr(key, '=');
+	int i;
+
+	if (value)
+		*value++ = '\0';
+	switch (find_word(keys, ARRAY_SIZE(keys), key)) {
+	case 0:
+		i = value ? find_word(syncs, ARRAY_SIZE(syncs), value) : -1;
+		if (i < 0) {
+			msg_error("--vfio %s: sync=%s: give sync=full, sync=rings or sync=none",
+				  device, value ? value : "");
+			return -EINVAL;
+		}
+		vfio->sync_set = true;
+		vfio->sync = (enum sync_mode)i;
+		return 0;
+	case 1:
+		i = value ? find_word(exposures, ARRAY_SIZE(exposures), value) : -1;
+		if (i < 0) {
+			msg_error(
+				"--vfio %s: exposure=%s: give exposure=strict or exposure=relaxed",
+				device, value ? value : "");
+			return -EINVAL;
+		}
+		vfio->relaxed = i;
+		return 0;
+	default:
+		msg_error("--vfio %s: unknown key '%s'; known keys: sync, exposure", device, key);
+		return -EINVAL;
+	}
+}
+
+static int parse_vfio(char *text, struct vm_config *cfg)
+{
+	struct vfio_config vfio = {.device = strsep(&text, ","), .sync = SYNC_FULL};
+	struct bdf bdf;
+	char *key;
+	int ret;
+
+	if (vfio.device[0] != '/' && !parse_bdf(vfio.device, &bdf)) {
+		msg_error("--vfio %s: not a PCI address; give DDDD:BB:DD.F as `granule devices` "
+			  "shows "
+			  "it, or a path in /sys",
+			  vfio.device);
+		return -EINVAL;
+	}
+	while ((key = strsep(&text, ","))) {
+		ret = parse_vfio_key(vfio.device, key, &vfio);
+		if (ret)
+			return ret;
+	}
+	for (unsigned i = 0; i < cfg->nr_vfio; i++) {
+		if (same_device(cfg->vfio[i].device, vfio.device)) {
+			msg_error("--vfio %s: this device is given twice", vfio.device);
+			return -EINVAL;
+		}
+	}
+	if (cfg->nr_vfio == CONFIG_MAX_VFIO) {
+		msg_error("--vfio %s: too many devices; give at most %d", vfio.device,
+			  CONFIG_MAX_VFIO);
+		return -EINVAL;
+	}
+	cfg->vfio[cfg->nr_vfio++] = vfio;
+	return 0;
+}
+
+static int parse_file(const char *option, const char *text, const char **out)
+{
+	if (!*text) {
+		msg_error("%s: no file given", option);
+		return -EINVAL;
+	}
+	*out = text;
+	return 0;
+}
+
+static int parse_cmdline(const char *text, const char **out)
+{
+	if (strlen(text) >= CMDLINE_MAX) {
+		msg_error("-p: the command line has %zu bytes; Linux takes at most %d",
+			  strlen(text), CMDLINE_MAX - 1);
+		return -EINVAL;
+	}
+	*out = text;
+	return 0;
+}
+
+/* ---- options ---- */
+
+enum { OPT_DISK = 1, OPT_VFIO, OPT_IOMMU, OPT_DUMP_DTB, OPT_STATS, OPT_JSON };
+
+static const struct option run_options[] = {
+	{"kernel", required_argument, NULL, 'k'},
+	{"initrd", required_argument, NULL, 'i'},
+	{"initramfs", required_argument, NULL, 'i'},
+	{"params", required_argument, NULL, 'p'},
+	{"append", required_argument, NULL, 'p'},
+	{"cmdline", required_argument, NULL, 'p'},
+	{"mem", required_argument, NULL, 'm'},
+	{"memory", required_argument, NULL, 'm'},
+	{"cpus", required_argument, NULL, 'c'},
+	{"disk", required_argument, NULL, OPT_DISK},
+	{"vfio", required_argument, NULL, OPT_VFIO},
+	{"iommu", required_argument, NULL, OPT_IOMMU},
+	{"dump-dtb", required_argument, NULL, OPT_DUMP_DTB},
+	{"stats", required_argument, NULL, OPT_STATS},
+	{"help", no_argument, NULL, 'h'},
+	{0},
+};
+
+static const struct option devices_options[] = {
+	{"json", no_argument, NULL, OPT_JSON},
+	{"help", no_argument, NULL, 'h'},
+	{0},
+};
+
+static const struct option no_options[] = {
+	{"help", no_argument, NULL, 'h'},
+	{0},
+};
+
+static const struct option *find_option(const struct option *options, const char *name, size_t len)
+{
+	for (; options->name; options++) {
+		if (strlen(options->name) == len && !memcmp(options->name, name, len))
+			return options;
+	}
+	return NULL;
+}
+
+static int unknown_option(const char *command, const struct option *options, const char *arg)
+{
+	char word[WORD_MAX + 1];
+	struct nearest n = {.word = word};
+	size_t dashes = strspn(arg, "-");
+
+	snprintf(word, sizeof(word), "%.*s", (int)strcspn(arg + dashes, "="), arg + dashes);
+	/* One letter is near to nothing. */
+	for (; word[0] && word[1] && options->name; options++)
+		consider(&n, options->name);
+	if (n.best)
+		msg_error("%s: unknown option '%s'; did you mean --%s?", command, arg, n.best);
+	else
+		msg_error("%s: unknown option '%s'; see granule %s --help", command, arg, command);
+	return -EINVAL;
+}
+
+/*
+ * The next option, with its value in optarg; getopt_long() with messages that say what to do and
+ * without abbreviations, which would change their meaning when an option is added.
+ * Return: the option's value; -1 at the end; -EINVAL after a line on stderr.
+ */
+static int next_option(int argc, char **argv, const char *letters, const struct option *options)
+{
+	const char *command = argv[0], *arg;
+	int c;
+
+	arg = argv[MAX(optind, 1)]; /* 0 asks for a fresh start; NULL at the end */
+	/* -kernel is how QEMU has it, and would be taken for -k ernel. */
+	if (arg && arg[0] == '-' && arg[1] && arg[1] != '-' && arg[2] &&
+	    find_option(options, arg + 1, strcspn(arg + 1, "=")))
+		return unknown_option(command, options, arg);
+	if (arg && !strncmp(arg, "--", 2) && arg[2] &&
+	    !find_option(options, arg + 2, strcspn(arg + 2, "=")))
+		return unknown_option(command, options, arg);
+
+	c = getopt_long(argc, argv, letters, options, NULL);
+	switch (c) {
+	case ':':
+		msg_error("%s: option '%s' needs a value; see granule %s --help", command,
+			  argv[optind - 1], command);
+		return -EINVAL;
+	case '?':
+		if (!strncmp(arg, "--", 2))
+			msg_error("%s: option '%s' takes no value", command, arg);
+		else
+			return unknown_option(command, options, arg);
+		return -EINVAL;
+	default:
+		return c;
+	}
+}
+
+/* Options are over: nothing may follow but @wanted arguments. */
+static int check_rest(int argc, char **argv, int wanted, const char *hint)
+{
+	if (argc - optind > wanted) {
+		msg_error("%s: unexpected argument '%s'; %s", argv[0], argv[optind + wanted], hint);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static unsigned default_vcpus(void)
+{
+	long online = sysconf(_SC_NPROCESSORS_ONLN);
+
+	return online < 1 ? 1 : (unsigned)MIN(online, VCPUS_DEFAULT);
+}
+
+static int parse_run_option(int c, struct vm_config *cfg)
+{
+	switch (c) {
+	case 'k':
+		return parse_file("-k", optarg, &cfg->kernel);
+	case 'i':
+		return parse_file("-i", optarg, &cfg->initrd);
+	case 'p':
+		return parse_cmdline(optarg, &cfg->cmdline);
+	case 'm':
+		return parse_memory(optarg, &cfg->memory);
+	case 'c':
+		return parse_cpus(optarg, &cfg->vcpus);
+	case OPT_DISK:
+		return parse_disk(optarg, cfg);
+	case OPT_VFIO:
+		return parse_vfio(optarg, cfg);
+	case OPT_IOMMU:
+		return parse_iommu(optarg, &cfg->iommu);
+	case OPT_DUMP_DTB:
+		return parse_file("--dump-dtb", optarg, &cfg->dump_dtb);
+	default: /* OPT_STATS */
+		return parse_file("--stats", optarg, &cfg->stats);
+	}
+}
+
+int cli_parse_run(int argc, char **argv, struct vm_config *out)
+{
+	struct vm_config cfg = {
+		.cmdline = "",
+		.memory = MEMORY_DEFAULT,
+		.vcpus = default_vcpus(),
+		.iommu = true,
+	};
+	bool seen[128] = {false};
+	int c, ret;
+
+	optind = 0;
+	while ((c = next_option(argc, argv, "+:k:i:p:m:c:h", run_options)) >= 0) {
+		if (c == 'h') {
+			fputs(help_run, stdout);
+			return 1;
+		}
+		if (seen[c] && c != OPT_DISK && c != OPT_VFIO) {
+			msg_error("run: option '%s' is given a second time; give it once",
+				  argv[optind - 1] == optarg ? argv[optind - 2] : argv[optind - 1]);
+			return -EINVAL;
+		}
+		seen[c] = true;
+		ret = parse_run_option(c, &cfg);
+		if (ret)
+			return ret;
+	}
+	if (c != -1)
+		return c;
+	ret = check_rest(argc, argv, 0,
+			 "a kernel is given with -k, and every other file with its option");
+	if (ret)
+		return ret;
+	if (!cfg.kernel) {
+		msg_error("run: no kernel given; give one with -k FILE");
+		return -EINVAL;
+	}
+	*out = cfg;
+	return 0;
+}
+
+/* Return: as cli_parse_run(). */
+static int parse_devices(int argc, char **argv, bool *json)
+{
+	int c;
+
+	optind = 0;
+	*json = false;
+	while ((c = next_option(argc, argv, "+:h", devices_options)) >= 0) {
+		if (c == 'h') {
+			fputs(help_devices, stdout);
+			return 1;
+		}
+		*json = true;
+	}
+	return c != -1 ? c : check_rest(argc, argv, 0, "devices takes none but --json");
+}
+
+/* A command of @wanted arguments and no options. Return: as cli_parse_run(). */
+static int parse_plain(int argc, char **argv, int wanted, const char *help)
+{
+	int c;
+
+	optind = 0;
+	c = next_option(argc, argv, "+:h", no_options);
+	if (c == 'h') {
+		fputs(help, stdout);
+		return 1;
+	}
+	return c != -1 ? c : check_rest(argc, argv, wanted, "see granule help");
+}
+
+static const struct command *find_command(const char *name)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++) {
+		if (!strcmp(commands[i].name, name))
+			return &commands[i];
+	}
+	return NULL;
+}
+
+static int unknown_command(const char *name)
+{
+	struct nearest n = {.word = name};
+
+	if (name[0] == '-') {
+		msg_error("'%s' is not a command: the command comes first, as in granule run -k "
+			  "FILE; "
+			  "see granule help",
+			  name);
+		return -EINVAL;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(commands); i++)
+		consider(&n, commands[i].name);
+	if (n.best)
+		msg_error("unknown command '%s'; did you mean %s?", name, n.best);
+	else
+		msg_error(
+			"unknown command '%s'; the commands are run, check, devices, inspect, help "
+			"and version",
+			name);
+	return -EINVAL;
+}
+
+static int parse_help(int argc, char **argv)
+{
+	const struct command *about;
+	int ret = parse_plain(argc, argv, 1, help_main);
+
+	if (ret)
+		return ret;
+	if (argc == optind) {
+		fputs(help_main, stdout);
+		return 1;
+	}
+	about = find_command(argv[optind]);
+	if (!about)
+		return unknown_command(argv[optind]);
+	fputs(about->help, stdout);
+	return 1;
+}
+
+static int parse_version(int argc, char **argv)
+{
+	int ret = parse_plain(argc, argv, 0, help_main);
+
+	if (ret)
+		return ret;
+	puts("granule " VERSION);
+	return 1;
+}
+
+/* Return: as cli_parse_run(). */
+static int parse_command(int argc, char **argv, struct cli_request *out)
+{
+	const struct command *command;
+	const char *name = argv[0];
+	int ret;
+
+	if (!strcmp(name, "-h") || !strcmp(name, "--help"))
+		name = "help";
+	if (!strcmp(name, "-V") || !strcmp(name, "--version"))
+		name = "version";
+	command = find_command(name);
+	if (!command)
+		return unknown_command(name);
+	out->command = command->command;
+	switch (command->command) {
+	case CLI_RUN:
+		return cli_parse_run(argc, argv, &out->vm);
+	case CLI_CHECK:
+		return parse_plain(argc, argv, 0, command->help);
+	case CLI_DEVICES:
+		return parse_devices(argc, argv, &out->json);
+	case CLI_INSPECT:
+		ret = parse_plain(argc, argv, 1, command->help);
+		if (ret)
+			return ret;
+		if (argc == optind) {
+			msg_error("inspect: no kernel given; give one, as in granule inspect FILE");
+			return -EINVAL;
+		}
+		return parse_file("inspect", argv[optind], &out->kernel);
+	case CLI_DONE:
+		break;
+	}
+	return strcmp(name, "help") ? parse_version(argc, argv) : parse_help(argc, argv);
+}
+
+void cli_parse(int argc, char **argv, struct cli_request *out)
+{
+	int ret;
+
+	*out = (struct cli_request){.command = CLI_DONE};
+	if (argc < 2) {
+		fputs(help_main, stderr);
+		out->status = EXIT_USAGE;
+		return;
+	}
+	ret = parse_command(argc - 1, argv + 1, out);
+	if (ret) {
+		out->command = CLI_DONE;
+		out->status = ret < 0 ? EXIT_USAGE : EXIT_POWEROFF;
+	}
+}
