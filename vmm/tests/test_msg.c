@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "iommu/tests/check.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vmm/msg.h"
+
+/* stderr is a pipe for the time of a test; what arrives there is in @text. */
+struct pipe_end {
+	int saved, fd[2];
+	char text[400000];
+	size_t len;
+};
+
+static int setup(void **state)
+{
+	struct pipe_end *p = calloc(1, sizeof(*p));
+
+	*state = p;
+	p->saved = dup(STDERR_FILENO);
+	if (pipe(p->fd) || dup2(p->fd[1], STDERR_FILENO) < 0)
+		return -1;
+	close(p->fd[1]);
+	return 0;
+}
+
+static void restore(struct pipe_end *p)
+{
+	if (p->saved >= 0)
+		dup2(p->saved, STDERR_FILENO);
+	close(p->saved);
+	p->saved = -1;
+}
+
+/* Everything written so far; stderr is what it was. */
+static const char *heard(struct pipe_end *p)
+{
+	ssize_t n;
+
+	restore(p);
+	while ((n = read(p->fd[0], p->text + p->len, sizeof(p->text) - 1 - p->len)) > 0)
+		p->len += (size_t)n;
+	p->text[p->len] = '\0';
+	return p->text;
+}
+
+static int teardown(void **state)
+{
+	struct pipe_end *p = *state;
+
+	msg_raw_terminal(false);
+	if (p->saved >= 0)
+		restore(p);
+	close(p->fd[0]);
+	free(p);
+	return 0;
+}
+
+static void every_line_names_the_program(void **state)
+{
+	msg_error("cannot do %s: %d", "this", 5);
+	msg_warn("that is slow");
+	msg_info("ready");
+	assert_string_equal(heard(*state), "granule: cannot do this: 5\n"
+					   "granule: warning: that is slow\n"
+					   "granule: ready\n");
+}
+
+static void a_raw_terminal_gets_carriage_returns(void **state)
+{
+	msg_raw_terminal(true);
+	msg_info("raw");
+	msg_raw_terminal(false);
+	msg_info("cooked");
+	assert_string_equal(heard(*state), "granule: raw\r\ngranule: cooked\n");
+}
+
+static void a_message_stays_one_line(void **state)
+{
+	msg_error("disk %s", "a\nb\r\033[2J\x7f\xc3\xa9");
+	assert_string_equal(heard(*state), "granule: disk a?b??[2J?\xc3\xa9\n");
+}
+
+static void a_long_message_is_cut_and_still_ends(void **state)
+{
+	char *name = malloc(10000);
+	const char *text;
+
+	memset(name, 'x', 9999);
+	name[9999] = '\0';
+	msg_error("%s", name);
+	free(name);
+	text = heard(*state);
+	assert_true(strlen(text) > 4096 && strlen(text) < 9999);
+	assert_ptr_equal(strchr(text, '\n'), text + strlen(text) - 1);
+}
+
+static void errno_survives(void **state)
+{
+	errno = ENOSPC;
+	msg_error("full");
+	assert_int_equal(errno, ENOSPC);
+	heard(*state);
+}
+
+static void *talk(void *ctx)
+{
+	for (int i = 0; i < 200; i++)
+		msg_info("%0200d", *(int *)ctx);
+	return NULL;
+}
+
+/* Four threads, a pipe that fills up, and a writer that may not block. */
+static void lines_of_many_threads_stay_whole(void **state)
+{
+	struct pipe_end *p = *state;
+	pthread_t threads[4];
+	int ids[4], count[4] = {0};
+
+	fcntl(STDERR_FILENO, F_SETFL, O_NONBLOCK);
+	for (int i = 0; i < 4; i++) {
+		ids[i] = i;
+		assert_int_equal(pthread_create(&threads[i], NULL, talk, &ids[i]), 0);
+	}
+	while (p->len < 4 * 200 * 210) { /* 9 + 200 + 1 bytes each */
+		ssize_t n = read(p->fd[0], p->text + p->len, 1000);
+
+		assert_true(n > 0);
+		p->len += (size_t)n;
+	}
+	for (int i = 0; i < 4; i++)
+		pthread_join(threads[i], NULL);
+	heard(p);
+	for (char *line = strtok(p->text, "\n"); line; line = strtok(NULL, "\n")) {
+		int id;
+
+		assert_int_equal(strlen(line), 209);
+		assert_int_equal(sscanf(line, "granule: %d", &id), 1);
+		assert_true(id >= 0 && id < 4);
+		count[id]++;
+	}
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(count[i], 200);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+		TEST(every_line_names_the_program),
+		TEST(a_raw_terminal_gets_carriage_returns),
+		TEST(a_message_stays_one_line),
+		TEST(a_long_message_is_cut_and_still_ends),
+		TEST(errno_survives),
+		TEST(lines_of_many_threads_stay_whole),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
