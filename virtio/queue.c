@@ -175,15 +175,14 @@ static bool chain_walk(const struct virtqueue *vq, uint16_t head, struct virtque
 {
 	struct desc_table table = {.base = vq->desc, .nr = vq->size};
 	bool indirect = false;
-	uint32_t i = head, in_table = 0, total = 0;
+	uint32_t i = head, total = 0;
 	struct vring_desc desc;
 
 	chain->head = head;
 	chain->nr_readable = chain->nr_writable = 0;
 	chain->readable = chain->writable = 0;
 	for (;;) {
-		/* more steps than the table has entries is a loop */
-		if (!desc_copy(&table, i, &desc) || in_table++ == table.nr)
+		if (!desc_copy(&table, i, &desc))
 			return false;
 		if (desc.flags & VRING_DESC_F_INDIRECT) {
 			if (indirect || (desc.flags & VRING_DESC_F_NEXT) ||
@@ -195,9 +194,10 @@ static bool chain_walk(const struct virtqueue *vq, uint16_t head, struct virtque
 			if (!table.base)
 				return false;
 			indirect = true;
-			i = in_table = 0;
+			i = 0;
 			continue;
 		}
+		/* a loop ends here too */
 		if (total++ == VIRTQUEUE_MAX_SEGS || !chain_add(vq, chain, &desc))
 			return false;
 		if (!(desc.flags & VRING_DESC_F_NEXT))
