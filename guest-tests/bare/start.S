@@ -72,6 +72,7 @@ secondary_entry:
 	mov	x19, x0
 	bl	mmu_on
 	mov	sp, x19
+	mov	x0, x19
 	bl	secondary_main
 	b	park
 

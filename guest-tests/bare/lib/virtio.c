@@ -145,6 +145,7 @@ const char *vdev_start(struct vdev *dev, uint64_t features, unsigned nr_queues)
 			return error;
 	}
 	dev->nr_queues = nr_queues;
+	dev->dead = false;
 	vdev_set_reg(dev, VIRTIO_MMIO_STATUS, status | VIRTIO_CONFIG_S_DRIVER_OK);
 	return NULL;
 }
@@ -196,10 +197,15 @@ int64_t vq_request(struct vdev *dev, unsigned index, const struct seg *segs, uns
 {
 	struct vq *vq = &dev->vq[index];
 	uint32_t head, len;
-	uint16_t want = vq_add(vq, segs, nr);
+	uint16_t want;
 
-	vq_kick(dev, vq);
-	if (!vq_wait(vq, &head, &len) || head != want)
+	if (dev->dead)
 		return -1;
+	want = vq_add(vq, segs, nr);
+	vq_kick(dev, vq);
+	if (!vq_wait(vq, &head, &len) || head != want) {
+		dev->dead = true;
+		return -1;
+	}
 	return len;
 }

@@ -31,6 +31,7 @@ struct vdev {
 	unsigned slot;
 	uint64_t features; /* negotiated */
 	unsigned nr_queues;
+	bool dead; /* an answer did not come: do not wait for more until it is started again */
 	struct vq vq[VDEV_VQS];
 };
 
