@@ -13,7 +13,9 @@
 int console_create(void (*output)(void *ctx, const void *buf, size_t len), void *ctx,
 		   struct virtio_dev **out);
 
-/* console_input - bytes for the guest; takes dev->lock. Return: how many were taken (the rest: later). */
+/* The two below: any thread, once the transport has the device; they take dev->lock. */
+
+/* console_input - bytes for the guest. Return: how many were taken (the rest: later). */
 size_t console_input(struct virtio_dev *dev, const void *buf, size_t len);
 
 /* console_resize - tell the guest the terminal's size, in characters */
