@@ -5,6 +5,7 @@
 #include <linux/kvm.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -17,6 +18,8 @@
 
 struct gic {
 	int vm_fd, gic_fd, its_fd; /* -1: not there */
+	int trigger_fds[LAYOUT_NR_SPIS], resample_fds[LAYOUT_NR_SPIS];
+	unsigned nr_resample_fds;
 };
 
 /* Return: a device fd >= 0; -errno. */
@@ -64,6 +67,10 @@ void gic_destroy(struct gic *gic)
 	if (gic->its_fd >= 0)
 		close(gic->its_fd);
 	close(gic->gic_fd);
+	for (unsigned i = 0; i < gic->nr_resample_fds; i++) {
+		close(gic->trigger_fds[i]);
+		close(gic->resample_fds[i]);
+	}
 	free(gic);
 }
 
@@ -131,6 +138,39 @@ void gic_set_spi(struct gic *gic, unsigned spi, bool level)
 	};
 
 	ioctl(gic->vm_fd, KVM_IRQ_LINE, &line);
+}
+
+int gic_resample_fd(struct gic *gic, unsigned spi)
+{
+	struct kvm_irqfd irqfd = {.gsi = spi, .flags = KVM_IRQFD_FLAG_RESAMPLE};
+	int trigger, resample, ret = 0;
+
+	if (gic->nr_resample_fds == LAYOUT_NR_SPIS)
+		return -ENOSPC;
+	trigger = eventfd(0, EFD_CLOEXEC);
+	resample = eventfd(0, EFD_CLOEXEC);
+	if (trigger < 0 || resample < 0) {
+		ret = -errno;
+		goto err_close;
+	}
+	irqfd.fd = (uint32_t)trigger;
+	irqfd.resamplefd = (uint32_t)resample;
+	if (ioctl(gic->vm_fd, KVM_IRQFD, &irqfd)) {
+		ret = -errno;
+		goto err_close;
+	}
+	/* The line is raised by gic_set_spi(), never by the trigger; but KVM lets go of an irqfd
+	 * when its trigger is closed. */
+	gic->trigger_fds[gic->nr_resample_fds] = trigger;
+	gic->resample_fds[gic->nr_resample_fds++] = resample;
+	return resample;
+
+err_close:
+	if (trigger >= 0)
+		close(trigger);
+	if (resample >= 0)
+		close(resample);
+	return ret;
 }
 
 int gic_msi(struct gic *gic, uint64_t gpa, uint32_t data, uint32_t devid)

@@ -23,6 +23,13 @@ int gic_realize(struct gic *gic, unsigned nr_vcpus);
 void gic_set_spi(struct gic *gic, unsigned spi, bool level);
 
 /**
+ * gic_resample_fd - an eventfd that is signalled each time a guest's end of interrupt has lowered a
+ * shared interrupt that gic_set_spi() raised; the gic's. Once per @spi, after gic_realize().
+ * Return: fd; -errno.
+ */
+int gic_resample_fd(struct gic *gic, unsigned spi);
+
+/**
  * gic_msi - write @data to the doorbell at @gpa as requester @devid; any thread
  * Return: 0; -ENXIO the guest's ITS has no such device or event; -errno of KVM.
  */

@@ -23,10 +23,10 @@ struct pci_machine {
 	 * Return: a slot number >= 0, or -errno. */
 	int (*map)(void *ctx, uint64_t gpa, void *hva, uint64_t len);
 	void (*unmap)(void *ctx, int slot);
-	/* From now on call @fn on the event loop each time the guest's end of interrupt has lowered the
-	 * SPI of INTx line @line (KVM_IRQFD with a resample eventfd). NULL: functions have no INTx.
-	 * Return: 0; -errno. */
-	int (*intx_resample)(void *ctx, unsigned line, void (*fn)(void *fn_ctx), void *fn_ctx);
+	/* An eventfd that is signalled each time the guest's end of interrupt has lowered the SPI of
+	 * INTx line @line (KVM_IRQFD with RESAMPLE); the machine's. NULL: functions have no INTx.
+	 * Return: fd; -errno. */
+	int (*intx_resample)(void *ctx, unsigned line);
 	void *ctx;
 	uint64_t host_page; /* bytes */
 };
