@@ -1,0 +1,495 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "vmm/vfio_pci.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <linux/pci_regs.h>
+#include <linux/vfio.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "iommu/base.h"
+#include "iommu/sysfs.h"
+#include "iommu/vfio.h"
+#include "vmm/bdf.h"
+#include "vmm/msg.h"
+#include "vmm/vfio_dev.h"
+#include "vmm/vfio_func.h"
+
+#define ERROR_LEN 1024
+
+/* Open files besides the vectors' eventfds: regions, disks, the ring, the terminal. */
+#define OTHER_FDS 128u
+
+struct group {
+	unsigned nr; /* the host's number */
+	struct vfio_container *container;
+	unsigned nr_funcs;
+};
+
+struct member {
+	char bdf[BDF_LEN];
+	struct vfio_config cfg;
+	unsigned group;	   /* index in vfio_set.groups; its guest device is one more */
+	unsigned function; /* of that device */
+	uint32_t class;
+	struct vfio_dev *dev;
+	struct endpoint *ep;
+	struct vfio_func *func;
+};
+
+struct line {
+	struct vfio_set *set;
+	unsigned nr;
+	struct evloop_watch *watch; /* of its ends of interrupt; NULL: none of ours drives it */
+};
+
+struct vfio_set {
+	struct group groups[CONFIG_MAX_VFIO];
+	struct member members[CONFIG_MAX_VFIO];
+	unsigned nr_groups, nr_members;
+	struct vfio_lines lines;
+	struct line line_ctx[4];
+	struct evloop *loop; /* of the watches */
+	bool quiet;	     /* vfio_set_quiesce() is done */
+};
+
+int vfio_set_create(struct vfio_set **out)
+{
+	struct vfio_set *set = calloc(1, sizeof(*set));
+
+	if (!set)
+		return -ENOMEM;
+	pthread_mutex_init(&set->lines.lock, NULL);
+	*out = set;
+	return 0;
+}
+
+/* ---- opening: what can be wrong is found before VFIO is asked, and named ------------------------
+ */
+
+/* find_device - the BDF that --vfio means, of a device that exists. Return: 0; -errno after a line.
+ */
+static int find_device(const char *arg, char bdf[BDF_LEN])
+{
+	char path[PATH_MAX];
+	const char *name = arg;
+	uint64_t vendor;
+
+	if (strchr(arg, '/')) {
+		if (!realpath(arg, path)) {
+			msg_error("--vfio %s: %s; `granule devices` lists what there is", arg,
+				  strerror(errno));
+			return -ENODEV;
+		}
+		name = strrchr(path, '/') + 1;
+	}
+	if (bdf_parse(name, bdf)) {
+		msg_error("--vfio %s: not a PCI address; give [DDDD:]BB:DD.F, or its directory in "
+			  "/sys",
+			  arg);
+		return -EINVAL;
+	}
+	if (sysfs_read_u64(&vendor, "bus/pci/devices/%s/vendor", bdf)) {
+		msg_error("--vfio %s: this host has no PCI device %s; `granule devices` lists what "
+			  "there is",
+			  arg, bdf);
+		return -ENODEV;
+	}
+	return 0;
+}
+
+/* find_group - the IOMMU group of a device that is bound to vfio-pci. Return: as above. */
+static int find_group(const char *bdf, unsigned *group)
+{
+	char driver[64], link[64], *end;
+	int ret;
+
+	if (sysfs_link(link, sizeof(link), "bus/pci/devices/%s/iommu_group", bdf)) {
+		msg_error("%s is in no IOMMU group: the host has no IOMMU for it, or runs with it "
+			  "off",
+			  bdf);
+		return -ENODEV;
+	}
+	*group = (unsigned)strtoul(link, &end, 10);
+	if (*end || end == link) {
+		msg_error("%s is in the IOMMU group \"%s\", which has no number", bdf, link);
+		return -ENODEV;
+	}
+	ret = sysfs_link(driver, sizeof(driver), "bus/pci/devices/%s/driver", bdf);
+	if (!ret && !strcmp(driver, "vfio-pci"))
+		return 0;
+	/* Variant drivers (mlx5_vfio_pci, ...) register a VFIO device too. */
+	if (!ret && strstr(driver, "vfio"))
+		return 0;
+	if (ret)
+		msg_error("%s is bound to no driver, not to vfio-pci; as root: modprobe vfio-pci; "
+			  "echo vfio-pci "
+			  "> /sys/bus/pci/devices/%s/driver_override; echo %s > "
+			  "/sys/bus/pci/drivers_probe",
+			  bdf, bdf, bdf);
+	else
+		msg_error("%s is bound to %s, not to vfio-pci; as root: modprobe vfio-pci; echo "
+			  "vfio-pci > "
+			  "/sys/bus/pci/devices/%s/driver_override; echo %s > "
+			  "/sys/bus/pci/devices/%s/driver/unbind; echo %s > "
+			  "/sys/bus/pci/drivers_probe",
+			  bdf, driver, bdf, bdf, bdf, bdf);
+	return -EBUSY;
+}
+
+static void log_container(void *ctx, const char *line)
+{
+	(void)ctx;
+	msg_error("%s", line);
+}
+
+static int open_group(struct vfio_set *set, const char *bdf, unsigned nr, unsigned *index)
+{
+	struct group *group;
+	char error[ERROR_LEN];
+	int ret;
+
+	for (*index = 0; *index < set->nr_groups; (*index)++)
+		if (set->groups[*index].nr == nr)
+			return 0;
+	group = &set->groups[set->nr_groups];
+	*group = (struct group){.nr = nr};
+	ret = vfio_container_open(nr, &group->container, error, sizeof(error));
+	if (ret) {
+		msg_error("%s: %s", bdf, error);
+		return ret;
+	}
+	vfio_container_set_log(group->container, log_container, NULL);
+	set->nr_groups++;
+	return 0;
+}
+
+int vfio_set_open(struct vfio_set *set, const struct vfio_config *cfg)
+{
+	struct member *m = &set->members[set->nr_members];
+	char error[ERROR_LEN];
+	uint8_t class[4];
+	unsigned nr;
+	int ret, fd;
+
+	if (set->nr_members == CONFIG_MAX_VFIO) {
+		msg_error("--vfio %s: more than %d devices", cfg->device, CONFIG_MAX_VFIO);
+		return -ENOSPC;
+	}
+	*m = (struct member){.cfg = *cfg};
+	ret = find_device(cfg->device, m->bdf);
+	if (ret)
+		return ret;
+	for (unsigned i = 0; i < set->nr_members; i++) {
+		if (!strcmp(set->members[i].bdf, m->bdf)) {
+			msg_error("--vfio %s: %s is given twice", cfg->device, m->bdf);
+			return -EEXIST;
+		}
+	}
+	ret = find_group(m->bdf, &nr);
+	if (ret)
+		return ret;
+	ret = open_group(set, m->bdf, nr, &m->group);
+	if (ret)
+		return ret;
+	fd = vfio_container_device(set->groups[m->group].container, m->bdf, error, sizeof(error));
+	if (fd < 0) {
+		msg_error("%s", error);
+		return fd;
+	}
+	ret = vfio_dev_open(fd, m->bdf, &m->dev, error, sizeof(error));
+	if (ret) {
+		msg_error("%s", error);
+		return ret;
+	}
+	ret = m->dev->ops->read(m->dev, VFIO_PCI_CONFIG_REGION_INDEX, PCI_CLASS_REVISION, class,
+				sizeof(class));
+	if (ret) {
+		msg_error("%s: its config space cannot be read: %s", m->bdf, strerror(-ret));
+		m->dev->ops->close(m->dev);
+		return ret;
+	}
+	m->class = get_le32(class) >> 8;
+	m->function = set->groups[m->group].nr_funcs++;
+	set->nr_members++;
+	return 0;
+}
+
+unsigned vfio_set_count(const struct vfio_set *set)
+{
+	return set->nr_members;
+}
+
+/* Functions of one group sit in one guest device without access control services between them, and
+ * so a guest puts them in one group too; device 0 is the host bridge. */
+uint16_t vfio_set_rid(const struct vfio_set *set, unsigned i)
+{
+	return (uint16_t)((set->members[i].group + 1) << 3 | set->members[i].function);
+}
+
+/* ---- DMA
+ * ----------------------------------------------------------------------------------------- */
+
+/* Classes whose Linux drivers look at a buffer only after they unmapped it: design.md, "Bounce
+ * coherence". */
+static enum sync_mode default_sync(uint32_t class)
+{
+	switch (class) {
+	case 0x010802: /* NVMe */
+	case 0x010601: /* AHCI */
+	case 0x0c0330: /* xHCI */
+		return SYNC_RINGS;
+	default:
+		return SYNC_FULL;
+	}
+}
+
+int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m)
+{
+	for (unsigned i = 0; i < set->nr_members; i++) {
+		struct member *member = &set->members[i];
+		struct vfio_container *container = set->groups[member->group].container;
+		struct instance *instance = vfio_container_instance(container);
+		struct endpoint_cfg cfg = {
+			.id = vfio_set_rid(set, i),
+			.name = member->bdf,
+			.instances = &instance,
+			.nr_instances = 1,
+			.sync = member->cfg.sync_set ? member->cfg.sync
+						     : default_sync(member->class),
+			.relaxed = member->cfg.relaxed,
+		};
+		int ret = mediator_add_endpoint(m, &cfg, &member->ep);
+
+		if (ret == -EINVAL) {
+			msg_error("%s: its IOMMU reaches no address that those of the other "
+				  "devices reach "
+				  "too; pass it to a guest of its own",
+				  member->bdf);
+			return ret;
+		}
+		if (ret) {
+			msg_error("%s: cannot be put behind the guest's IOMMU: %s", member->bdf,
+				  strerror(-ret));
+			return ret;
+		}
+	}
+	return 0;
+}
+
+static bool reachable(const struct instance *inst, uint64_t start, uint64_t last)
+{
+	for (unsigned i = 0; i < inst->nr_apertures; i++)
+		if (start >= inst->apertures[i].start && last <= inst->apertures[i].last)
+			return true;
+	return false;
+}
+
+static int map_span(const struct group *group, const struct gmem_span *span)
+{
+	struct instance *inst = vfio_container_instance(group->container);
+	uint64_t last = span->gpa + (span->len - 1);
+	int ret;
+
+	if (!reachable(inst, span->gpa, last)) {
+		msg_error("guest RAM %#" PRIx64 "-%#" PRIx64
+			  " is not all within reach of IOMMU group %u "
+			  "(its last address is %#" PRIx64
+			  "); give the guest less (-m), or use --iommu on",
+			  span->gpa, last, group->nr, inst->apertures[inst->nr_apertures - 1].last);
+		return -ERANGE;
+	}
+	if (!IS_ALIGNED(span->gpa | span->len | (uintptr_t)span->hva, inst->granule)) {
+		msg_error("guest RAM at %#" PRIx64
+			  " is not in whole pages of IOMMU group %u (%#" PRIx64 ")",
+			  span->gpa, group->nr, inst->granule);
+		return -EINVAL;
+	}
+	ret = inst->ops->map(inst, span->gpa, span->hva, span->len, PROT_DEV_READ | PROT_DEV_WRITE);
+	return ret; /* the container has said why */
+}
+
+int vfio_set_map_ram(struct vfio_set *set, const struct gmem *gmem)
+{
+	char error[ERROR_LEN];
+	int ret;
+
+	/* Each container pins all of it, and each pin counts. */
+	ret = vfio_memlock_check(gmem_size(gmem) * set->nr_groups, error, sizeof(error));
+	if (ret) {
+		msg_error("%s", error);
+		return ret;
+	}
+	for (unsigned i = 0; i < set->nr_groups; i++) {
+		for (unsigned s = 0; s < gmem->nr_spans; s++) {
+			ret = map_span(&set->groups[i], &gmem->spans[s]);
+			if (ret)
+				return ret;
+		}
+	}
+	return 0;
+}
+
+/* ---- reset
+ * --------------------------------------------------------------------------------------- */
+
+/* reset - the function alone if it can be, else its whole bus if all of that is ours */
+static int reset(struct vfio_set *set, struct member *m)
+{
+	unsigned groups[CONFIG_MAX_VFIO];
+	int fds[CONFIG_MAX_VFIO];
+
+	if (m->dev->can_reset)
+		return m->dev->ops->reset(m->dev);
+	for (unsigned i = 0; i < set->nr_groups; i++) {
+		groups[i] = set->groups[i].nr;
+		fds[i] = vfio_container_group_fd(set->groups[i].container);
+	}
+	return vfio_dev_hot_reset(m->dev, groups, fds, set->nr_groups);
+}
+
+/* ---- putting them before the guest
+ * ---------------------------------------------------------------- */
+
+/* raise_nofile - each vector costs an eventfd. Not a failure: what is missing shows at its eventfd.
+ */
+static void raise_nofile(const struct vfio_set *set)
+{
+	struct rlimit lim;
+	rlim_t want = OTHER_FDS;
+
+	for (unsigned i = 0; i < set->nr_members; i++) {
+		const struct vfio_dev *dev = set->members[i].dev;
+
+		want += 4 + MAX(dev->nr_msi, dev->nr_msix) + dev->nr_intx;
+	}
+	if (getrlimit(RLIMIT_NOFILE, &lim) || lim.rlim_cur >= want)
+		return;
+	lim.rlim_cur = want;
+	lim.rlim_max = MAX(lim.rlim_max, want);
+	if (setrlimit(RLIMIT_NOFILE, &lim)) {
+		/* Only root raises the hard limit. */
+		getrlimit(RLIMIT_NOFILE, &lim);
+		lim.rlim_cur = MIN(want, lim.rlim_max);
+		setrlimit(RLIMIT_NOFILE, &lim);
+	}
+}
+
+static void on_eoi(void *ctx, uint64_t count)
+{
+	struct line *line = ctx;
+
+	(void)count;
+	for (unsigned i = 0; i < line->set->nr_members; i++)
+		if (line->set->members[i].func)
+			vfio_func_eoi(line->set->members[i].func, line->nr);
+}
+
+/* watch_lines - hear of the guest's ends of interrupt on every line that one of ours drives */
+static int watch_lines(struct vfio_set *set, const struct pci_machine *machine, struct evloop *loop)
+{
+	for (unsigned i = 0; i < set->nr_members; i++) {
+		struct member *m = &set->members[i];
+		uint8_t pin;
+		unsigned nr;
+		int ret;
+
+		if (!machine->intx_resample || !m->dev->nr_intx ||
+		    m->dev->ops->read(m->dev, VFIO_PCI_CONFIG_REGION_INDEX, PCI_INTERRUPT_PIN, &pin,
+				      1) ||
+		    pin < 1 || pin > 4)
+			continue;
+		nr = pci_intx_line((uint8_t)vfio_set_rid(set, i), pin);
+		if (set->line_ctx[nr].watch)
+			continue;
+		ret = machine->intx_resample(machine->ctx, nr);
+		if (ret >= 0) {
+			set->line_ctx[nr] = (struct line){.set = set, .nr = nr};
+			ret = evloop_add_eventfd(loop, ret, on_eoi, &set->line_ctx[nr],
+						 &set->line_ctx[nr].watch);
+		}
+		if (ret < 0) {
+			msg_error("%s: its INTx line cannot be watched: %s", m->bdf,
+				  strerror(-ret));
+			return ret;
+		}
+	}
+	return 0;
+}
+
+int vfio_set_realize(struct vfio_set *set, struct pci_host *host, const struct pci_machine *machine,
+		     struct evloop *loop)
+{
+	char error[ERROR_LEN];
+	int ret;
+
+	set->loop = loop;
+	raise_nofile(set);
+	ret = watch_lines(set, machine, loop);
+	if (ret)
+		return ret;
+	/* All before the first is set up: a bus reset hits more than one. */
+	for (unsigned i = 0; i < set->nr_members; i++) {
+		ret = reset(set, &set->members[i]);
+		if (ret)
+			msg_warn("%s cannot be reset (%s): the guest finds it as the host left it",
+				 set->members[i].bdf, strerror(-ret));
+	}
+	for (unsigned i = 0; i < set->nr_members; i++) {
+		struct member *m = &set->members[i];
+		struct vfio_func_cfg cfg = {
+			.dev = m->dev,
+			.ep = m->ep,
+			.host = host,
+			.machine = machine,
+			.lines = &set->lines,
+			.loop = loop,
+			.devfn = (uint8_t)vfio_set_rid(set, i),
+		};
+
+		ret = vfio_func_create(&cfg, &m->func, error, sizeof(error));
+		if (ret) {
+			msg_error("%s", error);
+			return ret;
+		}
+	}
+	return 0;
+}
+
+void vfio_set_quiesce(struct vfio_set *set)
+{
+	if (set->quiet)
+		return;
+	set->quiet = true;
+	for (unsigned i = 0; i < set->nr_members; i++)
+		if (set->members[i].func)
+			vfio_func_quiesce(set->members[i].func);
+	for (unsigned i = 0; i < ARRAY_SIZE(set->line_ctx); i++)
+		if (set->line_ctx[i].watch)
+			evloop_remove(set->loop, set->line_ctx[i].watch);
+	/* After all of them are silent: a bus reset hits more than one. One that never came so far
+	 * as to be given to the guest has nothing to forget. */
+	for (unsigned i = 0; i < set->nr_members; i++)
+		if (set->members[i].func)
+			(void)reset(set, &set->members[i]);
+}
+
+void vfio_set_destroy(struct vfio_set *set)
+{
+	if (!set)
+		return;
+	vfio_set_quiesce(set);
+	for (unsigned i = 0; i < set->nr_members; i++) {
+		vfio_func_destroy(set->members[i].func);
+		set->members[i].dev->ops->close(set->members[i].dev);
+	}
+	for (unsigned i = 0; i < set->nr_groups; i++)
+		vfio_container_close(set->groups[i].container);
+	pthread_mutex_destroy(&set->lines.lock);
+	free(set);
+}
