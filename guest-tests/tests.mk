@@ -7,16 +7,16 @@ BARE := guest-tests/bare
 BARE_PAYLOADS := $(sort $(basename $(notdir $(wildcard $(BARE)/*.c))))
 BARE_LIB := $(sort $(wildcard $(BARE)/lib/*.c))
 BARE_CFLAGS := -std=gnu11 $(WARN) -O2 -g -ffreestanding -nostdlib -fpie -mgeneral-regs-only \
-  -fno-stack-protector -fno-tree-loop-distribute-patterns -fvisibility=hidden -I. -I$(BARE) -I$(BARE)/lib
+  -mno-outline-atomics -fno-stack-protector -fno-tree-loop-distribute-patterns -fvisibility=hidden -I. -I$(BARE) -I$(BARE)/lib
 BARE_LDFLAGS := -nostdlib -static -Wl,-pie,--no-dynamic-linker,-z,notext,--build-id=none,--no-warn-rwx-segments,-T,$(BARE)/bare.lds
 
 # $(1) folder in build/, $(2) flags: bare for granule's machine, bare-qemu for QEMU's virt board
 define bare
-$(B)/$(1)/%.o: $(BARE)/%.c $(B)/.deps
+$(B)/$(1)/%.o: $(BARE)/%.c guest-tests/tests.mk $(B)/.deps
 	@mkdir -p $$(dir $$@)
 	$$(call say,CC,$$@)
 	$$(Q)$(ARM_PREFIX)gcc $(BARE_CFLAGS) $(2) -MMD -MP -c -o $$@ $$<
-$(B)/$(1)/start.o: $(BARE)/start.S $(B)/.deps
+$(B)/$(1)/start.o: $(BARE)/start.S guest-tests/tests.mk $(B)/.deps
 	@mkdir -p $$(dir $$@)
 	$$(call say,AS,$$@)
 	$$(Q)$(ARM_PREFIX)gcc $(BARE_CFLAGS) $(2) -MMD -MP -c -o $$@ $$<
