@@ -660,7 +660,8 @@ static bool locate(const struct vfio_func *func, uint32_t reg, unsigned len, uns
 {
 	*bar = reg & PCI_MSIX_TABLE_BIR;
 	*off = reg & PCI_MSIX_TABLE_OFFSET;
-	return *bar < VFIO_DEV_BARS && *off + len <= func->bars[*bar].size;
+	return *bar < VFIO_DEV_BARS && func->bars[*bar].size &&
+	       *off + len <= func->dev->bars[*bar].size;
 }
 
 static int init_msix(struct vfio_func *func, unsigned pos, const uint8_t *cap)
