@@ -81,8 +81,8 @@ debs_configure() {
 		Dir::Cache::srcpkgcache "srcpkgcache.bin";
 		Dir::Etc::sourcelist "$dir/sources.list";
 		Dir::Etc::sourceparts "-";
-		Dir::Etc::preferences "-";
-		Dir::Etc::preferencesparts "-";
+		Dir::Etc::preferences "/dev/null";
+		Dir::Etc::preferencesparts "/dev/null";
 		Dir::Log "$dir/log";
 		#clear APT::Architectures;
 		#clear APT::Update;
@@ -171,23 +171,24 @@ debs_unpack() {
 
 # Lock held.
 debs_set_locked() {
-	local suite=$1 key=$2 tmp uri deb
+	local suite=$1 key=$2 tmp deb
 	shift 2
 	[[ -e $LAB/sets/$key/tree.sqfs ]] && return
 	debs_index "$suite"
 	tmp=$(mktemp -d "$LAB/tmp.XXXXXX")
 	say "fetching $* and what they depend on"
-	if ! debs_apt "$suite" apt-get -y --print-uris install "$@" >"$tmp/uris" 2>"$tmp/log" ||
-		! debs_apt "$suite" apt-get -y --download-only install "$@" >>"$tmp/log" 2>&1; then
+	# An archive directory of its own: afterwards it holds this set and nothing else.
+	mkdir -p "$tmp/archives/partial"
+	if ! debs_apt "$suite" apt-get -y --download-only -o Dir::Cache::archives="$tmp/archives" \
+		install "$@" >"$tmp/log" 2>&1; then
 		fail "cannot fetch $*: $(grep -m 1 '^[EW]:' "$tmp/log"); see $tmp/log"
 	fi
 	mkdir -p "$tmp/set/tree/usr"/{bin,sbin,lib} "$LAB/sets"
 	ln -s usr/bin usr/sbin usr/lib "$tmp/set/tree"
-	while read -r _ deb _; do
-		unpack_deb "$LAB/apt/$suite/cache/archives/$deb" "$tmp/set/tree" ||
-			fail "cannot unpack $deb"
-		echo "$deb"
-	done < <(grep "^'" "$tmp/uris") >"$tmp/set/packages"
+	for deb in "$tmp/archives"/*.deb; do
+		unpack_deb "$deb" "$tmp/set/tree" || fail "cannot unpack $deb"
+		basename "$deb"
+	done >"$tmp/set/packages"
 	# Not compressed: the lab host would decompress in emulation.
 	mksquashfs "$tmp/set/tree" "$tmp/set/tree.sqfs" -all-root -no-progress -quiet \
 		-noI -noD -noF -noX >"$tmp/log" 2>&1 || fail "mksquashfs failed: see $tmp/log"

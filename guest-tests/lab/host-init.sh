@@ -1,6 +1,8 @@
 #!/usr/bin/busybox sh
 # SPDX-License-Identifier: Apache-2.0
 #
+# shellcheck disable=SC1091,SC2154 # /lab/job comes with the run
+#
 # /init of the lab host. It binds devices, runs the command of `lab exec` with the caller's
 # standard streams, copies files out, reports and powers off. /lab/job, written by lab, sets:
 #
@@ -101,14 +103,16 @@ if [ "$host_devices" ]; then
 	done
 fi
 
-[ "$rows" ] && stty rows "$rows" cols "$cols" </dev/hvc0
+# Held open: a terminal nobody has open forgets its size.
+[ "$tty" ] && exec 7<>/dev/hvc0
+[ "$rows" ] && stty rows "$rows" cols "$cols" <&7
 
 relays=$$
 if [ "${tty#*0}" != "$tty" ]; then
 	ln -s /dev/hvc0 /lab/0
 	# The terminal's size changes: a line "rows columns" from the caller's side.
 	while read -r rows cols; do
-		stty rows "$rows" cols "$cols" </dev/hvc0
+		stty rows "$rows" cols "$cols" <&7
 	done <&9 &
 	relays="$relays $!"
 	session='setsid -c'
@@ -119,7 +123,7 @@ else
 fi
 flush=
 for fd in 1 2; do
-	if [ "${tty#*$fd}" != "$tty" ]; then
+	if [ "${tty#*"$fd"}" != "$tty" ]; then
 		ln -s /dev/hvc0 /lab/$fd
 		continue
 	fi
@@ -130,7 +134,7 @@ for fd in 1 2; do
 done
 
 (
-	exec 9>&-
+	exec 7>&- 9>&-
 	cd /root || exit 125
 	exec $session sh /lab/run </lab/0 >/lab/1 2>/lab/2
 )
@@ -147,7 +151,7 @@ done 2>/dev/null
 for pid in $flush; do
 	wait "$pid"
 done
-[ "$tty" ] && stty sane </dev/hvc0
+[ "$tty" ] && stty sane <&7
 
 i=0
 while [ $i -lt "${gets:-0}" ]; do
