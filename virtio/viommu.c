@@ -187,7 +187,7 @@ static uint32_t answer(struct viommu *v, const struct virtqueue_chain *chain)
 	int ret;
 
 	len = chain_read(chain, 0, &req, sizeof(req));
-	if (len < sizeof(req.head) || req.head.type >= ARRAY_SIZE(request_types))
+	if (req.head.type >= ARRAY_SIZE(request_types))
 		return 0;
 	type = &request_types[req.head.type];
 	if (!type->run || (type->feature & ~v->dev.negotiated))
