@@ -36,3 +36,23 @@ $(eval $(call bare,bare-qemu,-DBOARD_QEMU))
 bare: $(patsubst %,$(B)/bare/%.img,$(BARE_PAYLOADS)) ## bare-metal payloads
 
 .PHONY: bare
+
+# ---- Linux guests -----------------------------------------------------------------------------------
+
+$(B)/linux/blkcheck: guest-tests/linux/blkcheck.c $(B)/.deps
+	@mkdir -p $(dir $@)
+	$(call say,CC,$@)
+	$(Q)$(ARM_PREFIX)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -static -o $@ $< -lpthread
+$(B)/linux/blkcheck-native: guest-tests/linux/blkcheck.c $(B)/.deps
+	@mkdir -p $(dir $@)
+	$(call say,CC,$@)
+	$(Q)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -o $@ $< -lpthread
+
+# ---- targets ----------------------------------------------------------------------------------------
+
+GUEST_DEPS := $(B)/arm64/granule bare $(B)/linux/blkcheck $(B)/linux/blkcheck-native
+
+guest-check: $(GUEST_DEPS) ## every guest scenario, in the lab
+	$(Q)guest-tests/run.sh
+
+.PHONY: guest-check

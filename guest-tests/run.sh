@@ -1,0 +1,302 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# run.sh [-l] [NAME]... - run the scenarios of scenarios.cfg (all, or those whose name or host's name
+# is given) and judge their reports. -l only lists them.
+#
+# On an arm64 machine with 16 KiB pages and /dev/kvm they run directly, elsewhere in the lab. Prints
+# a line per scenario and what failed in it, and `N passed, N failed, N skipped`, which counts claims.
+# The log of a scenario that failed stays in build/scenarios/.
+set -uo pipefail
+
+here=$(dirname "$(readlink -f "$0")")
+build=$(readlink -f "$here/..")/build
+out=$build/scenarios
+lab=$here/lab/lab
+
+# What no healthy host's kernel says, and what it says when a device is refused an address.
+host_complaints='WARNING:|BUG:|Oops|Call trace|Internal error|rcu: INFO|blocked for more than'
+host_faults='arm-smmu-v3.*(event 0x|F_TRANSLATION|F_PERMISSION|iova)'
+default_kernel=linux-image-cloud-arm64
+
+die() {
+	echo "run.sh: $*" >&2
+	exit 2
+}
+
+# ---- scenarios.cfg -------------------------------------------------------------------------------
+
+hosts=()
+scenarios=()
+declare -A cfg # "section.key" -> value; repeated keys are joined by newlines
+
+read_config() {
+	local line section='' key='' value
+	while IFS= read -r line || [[ $line ]]; do
+		[[ $line && $line != '#'* ]] || continue
+		if [[ $line == '['*']' ]]; then
+			section=${line:1:-1}
+			case $section in
+			'host '*) hosts+=("${section#host }") ;;
+			*) scenarios+=("$section") ;;
+			esac
+			continue
+		fi
+		if [[ $line == [[:blank:]]* ]]; then
+			cfg[$section.$key]+=" ${line##*([[:blank:]])}"
+			continue
+		fi
+		[[ $line =~ ^([a-z]+)\ =\ (.*)$ ]] || die "scenarios.cfg: cannot read '$line'"
+		key=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
+		case $key in
+		device | disk | generation | smp | memory | host | payload | script | kernel | modules | run | \
+			params | before | status | time | faults | says | claims | after) ;;
+		*) die "scenarios.cfg: [$section] has an unknown key '$key'" ;;
+		esac
+		cfg[$section.$key]=${cfg[$section.$key]+${cfg[$section.$key]}$'\n'}$value
+	done <"$here/scenarios.cfg"
+	local name
+	for name in "${scenarios[@]}"; do
+		[[ ${cfg[$name.host]+x} ]] || die "scenarios.cfg: [$name] has no host"
+		[[ " ${hosts[*]} " == *" ${cfg[$name.host]} "* ]] ||
+			die "scenarios.cfg: [$name]: there is no [host ${cfg[$name.host]}]"
+	done
+}
+shopt -s extglob
+
+# get SECTION KEY [DEFAULT]
+get() { printf '%s' "${cfg[$1.$2]-${3-}}"; }
+
+# ---- results -------------------------------------------------------------------------------------
+
+passed=0 failed=0 skipped=0
+
+report_fail() {
+	printf 'FAIL  %s: %s\n' "$1" "$2"
+	failed=$((failed + 1))
+}
+
+report_skip() {
+	printf 'skip  %s: %s\n' "$1" "$2"
+	skipped=$((skipped + 1))
+}
+
+# all_claims NAME: those of the report and those about the host
+all_claims() {
+	local line
+	get "$1" claims
+	while IFS= read -r line; do
+		[[ ! $line ]] || printf ' %s' "${line%% *}"
+	done <<<"$(get "$1" after)"
+}
+
+# judge NAME FILE: the lines host.sh printed about the scenario
+judge() {
+	local name=$1 file=$2 log=$out/$1.log claim line status='' seconds='' before=$failed bad ok=0
+	cp "$file" "$log"
+	read -r status seconds < <(sed -n 's/^= //p' "$file")
+	if [[ ! $status ]]; then
+		report_fail "$name" "the host stopped before it ended"
+	elif [[ $seconds -ge $(get "$name" time 60) ]]; then
+		report_fail "$name" "timed out after $seconds s"
+	elif [[ $status != "$(get "$name" status 0)" ]]; then
+		report_fail "$name" "granule ended with status $status instead of $(get "$name" status 0)"
+	fi
+	for claim in $(all_claims "$name"); do
+		if grep -q -x "| ok $claim" "$file" && ! grep -q "^| FAIL $claim:" "$file"; then
+			ok=$((ok + 1))
+		elif line=$(grep -m 1 "^| skip $claim: " "$file"); then
+			report_skip "$name" "${line#| skip }"
+		elif line=$(grep -m 1 "^| FAIL $claim: " "$file"); then
+			report_fail "$name" "${line#| FAIL }"
+		else
+			report_fail "$name" "$claim: not reported"
+		fi
+	done
+	# What the report has and scenarios.cfg does not.
+	while read -r line; do
+		claim=${line%%:*}
+		[[ " $(all_claims "$name") " == *[[:space:]]"$claim"[[:space:]]* ]] ||
+			report_fail "$name" "$line: not among its claims in scenarios.cfg"
+	done < <(sed -n 's/^| \(ok\|FAIL\|skip\) //p' "$file")
+	[[ $(grep -c '^| done [0-9]* ok [0-9]* failed$' "$file") -eq 1 ]] ||
+		report_fail "$name" "its report has no end, or more than one"
+	while IFS= read -r line; do
+		[[ ! $line ]] || grep -q -E "^\| .*$line" "$file" || report_fail "$name" "it does not say '$line'"
+	done <<<"$(get "$name" says)"
+	bad=$host_complaints
+	[[ $(get "$name" faults) == expected ]] || bad+="|$host_faults"
+	line=$(grep -m 1 -E "^# .*($bad)" "$file") && report_fail "$name" "host kernel: ${line#\# }"
+	line=$(grep -m 1 -E '^\| .*(AddressSanitizer|Segmentation fault|Assertion .* failed|core dumped)' "$file") &&
+		report_fail "$name" "${line#| }"
+	passed=$((passed + ok))
+	if [[ $failed -eq $before ]]; then
+		printf 'pass  %s (%s claims, %s s)\n' "$name" "$ok" "$seconds"
+		rm -f "$log"
+	else
+		printf '      log of %s: %s\n' "$name" "$log"
+	fi
+}
+
+# ---- running -------------------------------------------------------------------------------------
+
+native() { [[ $(uname -m) == aarch64 && $(getconf PAGESIZE) -eq 16384 && -w /dev/kvm ]]; }
+
+# What host $1 needs that only the lab has; empty: nothing
+lab_only() {
+	[[ ! $(get "host $1" device) ]] || echo "needs a lab device ($(get "host $1" device | head -n 1))"
+}
+
+# guest_files NAME: build what the scenario's guest needs; sets kernel and initrd
+guest_files() {
+	local name=$1 package modules script
+	kernel='' initrd=''
+	if [[ $(get "$name" payload) ]]; then
+		kernel=$build/bare/$(get "$name" payload).img
+		return
+	fi
+	package=$(get "$name" kernel $default_kernel)
+	script=$(get "$name" script)
+	modules=$(get "$name" modules)
+	kernel=$("$lab" kernel "$package") || return
+	initrd=$out/$script-$package.initrd
+	"$lab" initrd --kernel "$package" --modules "$modules" --script "$here/linux/$script.sh" \
+		--put "$here/linux/lib.sh:/test/lib.sh" --put "$build/linux/blkcheck:/usr/bin/blkcheck" \
+		-o "$initrd"
+}
+
+# plan HOST NAME...: the script that the host runs; sets puts
+plan() {
+	local host=$1 name line args params
+	shift
+	puts=("$here/host.sh")
+	echo "in_lab=${in_lab}"
+	echo "work=\$PWD; . \"\$work/host.sh\""
+	for name; do
+		guest_files "$name" || return
+		puts+=("$kernel")
+		args=(-k "$(basename "$kernel")")
+		params=$(get "$name" params)
+		if [[ $initrd ]]; then
+			puts+=("$initrd")
+			args+=(-i "$(basename "$initrd")")
+			params="console=ttyS0 quiet panic=-1 $params"
+		fi
+		echo "set -- \$LAB_DEVICES"
+		get "$name" before
+		echo
+		# shellcheck disable=SC2016
+		printf 'scenario %q %q granule run %s -p %q %s\n' "$name" "$(get "$name" time 60)" \
+			"${args[*]}" "$params" "$(get "$name" run)"
+		while IFS= read -r line; do
+			[[ ! $line ]] || echo "after $line"
+		done <<<"$(get "$name" after)"
+	done
+}
+
+# make_disk FILE MIB NAME: with the contents that scenario NAME expects
+make_disk() {
+	local gen
+	"$build/linux/blkcheck-native" fill "$1" "$2" || return
+	[[ " $(get "$3" params) " != *' t.gen='[1-9]* ]] && return
+	gen=$(get "$3" params | sed 's/.*t\.gen=\([0-9]*\).*/\1/')
+	"$build/linux/blkcheck-native" write -g "$gen" "$1"
+}
+
+# run_host HOST NAME...
+run_host() {
+	local host=$1 name id mib args=() files=() reason image file status
+	shift
+	reason=$(native && lab_only "$host")
+	if [[ $reason ]]; then
+		for name; do
+			report_skip "$name" "$reason"
+		done
+		return
+	fi
+	in_lab=1
+	native && in_lab=
+	plan "$host" "$@" >"$out/$host.plan" || {
+		report_fail "$host" "its guests could not be built"
+		return
+	}
+	: >"$out/$host.out"
+	if native; then
+		rm -rf "$out/$host.work" && mkdir "$out/$host.work"
+		cp "${puts[@]}" "$out/$host.work"
+		(cd "$out/$host.work" && PATH=$build/arm64:$PATH LAB_DEVICES='' sh "$out/$host.plan") \
+			>"$out/$host.out" 2>&1 </dev/null
+		status=$?
+		rm -rf "$out/$host.work"
+	else
+		while IFS= read -r name; do
+			[[ ! $name ]] || args+=(--device "$name")
+		done <<<"$(get "host $host" device)"
+		while read -r id mib; do
+			[[ $id ]] || continue
+			image=$out/$host-$id.img
+			make_disk "$image" "$mib" "$1" || exit 2
+			args+=(--qemu -drive --qemu "if=none,id=$id,format=raw,discard=unmap,file=$image")
+			files+=("$image")
+		done <<<"$(get "host $host" disk)"
+		while IFS= read -r file; do
+			args+=(--put "$file")
+		done < <(printf '%s\n' "${puts[@]}" "$out/$host.plan" | sort -u)
+		local limit=60
+		for name; do
+			limit=$((limit + $(get "$name" time 60) + 15))
+		done
+		"$lab" exec "${args[@]}" --smp "$(get "host $host" smp 2)" \
+			--memory "$(get "host $host" memory 4G)" --timeout "$limit" \
+			-- sh "$host.plan" >"$out/$host.out" 2>"$out/$host.err" </dev/null
+		status=$?
+	fi
+	for name; do
+		# its part of the output
+		awk -v name="$name" '/^@ / { on = $2 == name } on' "$out/$host.out" >"$out/$name.part"
+		judge "$name" "$out/$name.part"
+		rm -f "$out/$name.part"
+	done
+	if [[ $status -ne 0 ]]; then
+		report_fail "$host" "the host ended with status $status: $(tail -n 1 "$out/$host.err" 2>/dev/null)"
+	fi
+	if [[ ${#files[@]} -gt 0 && $complete ]]; then
+		for image in "${files[@]}"; do
+			if said=$("$build/linux/blkcheck-native" read -g "$(get "host $host" generation 0)" "$image" 2>&1); then
+				echo "pass  $host: its disk image holds what the guests wrote"
+				passed=$((passed + 1))
+			else
+				report_fail "$host" "its disk image: $said"
+			fi
+		done
+	fi
+	rm -f "${files[@]}" "$out/$host.plan" "$out/$host".{out,err}
+}
+
+read_config
+if [[ ${1-} == -l ]]; then
+	for name in "${scenarios[@]}"; do
+		printf '%-28s on %s\n' "$name" "$(get "$name" host)"
+	done
+	exit
+fi
+for name; do
+	[[ " ${scenarios[*]} ${hosts[*]} " == *" $name "* ]] ||
+		die "there is no scenario or host '$name': see run.sh -l"
+done
+mkdir -p "$out"
+for host in "${hosts[@]}"; do
+	names=()
+	complete=1
+	for name in "${scenarios[@]}"; do
+		[[ $(get "$name" host) == "$host" ]] || continue
+		if [[ $# -eq 0 || " $* " == *" $name "* || " $* " == *" $host "* ]]; then
+			names+=("$name")
+		else
+			complete=
+		fi
+	done
+	[[ ${#names[@]} -eq 0 ]] || run_host "$host" "${names[@]}"
+done
+echo "$passed passed, $failed failed, $skipped skipped"
+[[ $failed -eq 0 ]]
