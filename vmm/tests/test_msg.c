@@ -14,7 +14,7 @@
 /* stderr is a pipe for the time of a test; what arrives there is in @text. */
 struct pipe_end {
 	int saved, fd[2];
-	char text[400000];
+	char text[2000000];
 	size_t len;
 };
 
@@ -103,50 +103,56 @@ static void a_long_message_is_cut_and_still_ends(void **state)
 
 static void errno_survives(void **state)
 {
+	struct pipe_end *p = *state;
+
+	dup2(p->fd[0], STDERR_FILENO); /* cannot be written to */
 	errno = ENOSPC;
 	msg_error("full");
 	assert_int_equal(errno, ENOSPC);
-	heard(*state);
 }
+
+#define THREADS 4
+#define LINES	50
+#define DIGITS	4400 /* more than a pipe takes at once (PIPE_BUF) */
 
 static void *talk(void *ctx)
 {
-	for (int i = 0; i < 200; i++)
-		msg_info("%0200d", *(int *)ctx);
+	for (int i = 0; i < LINES; i++)
+		msg_info("%0*d", DIGITS, *(int *)ctx);
 	return NULL;
 }
 
-/* Four threads, a pipe that fills up, and a writer that may not block. */
+/* Several threads, a pipe that fills up, and a writer that may not block. */
 static void lines_of_many_threads_stay_whole(void **state)
 {
 	struct pipe_end *p = *state;
-	pthread_t threads[4];
-	int ids[4], count[4] = {0};
+	pthread_t threads[THREADS];
+	int ids[THREADS], count[THREADS] = {0};
 
 	fcntl(STDERR_FILENO, F_SETFL, O_NONBLOCK);
-	for (int i = 0; i < 4; i++) {
+	for (int i = 0; i < THREADS; i++) {
 		ids[i] = i;
 		assert_int_equal(pthread_create(&threads[i], NULL, talk, &ids[i]), 0);
 	}
-	while (p->len < 4 * 200 * 210) { /* 9 + 200 + 1 bytes each */
+	while (p->len < THREADS * LINES * (9 + DIGITS + 1)) {
 		ssize_t n = read(p->fd[0], p->text + p->len, 1000);
 
 		assert_true(n > 0);
 		p->len += (size_t)n;
 	}
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);
 	heard(p);
 	for (char *line = strtok(p->text, "\n"); line; line = strtok(NULL, "\n")) {
 		int id;
 
-		assert_int_equal(strlen(line), 209);
+		assert_int_equal(strlen(line), 9 + DIGITS);
 		assert_int_equal(sscanf(line, "granule: %d", &id), 1);
-		assert_true(id >= 0 && id < 4);
+		assert_true(id >= 0 && id < THREADS);
 		count[id]++;
 	}
-	for (int i = 0; i < 4; i++)
-		assert_int_equal(count[i], 200);
+	for (int i = 0; i < THREADS; i++)
+		assert_int_equal(count[i], LINES);
 }
 
 int main(void)
@@ -161,5 +167,6 @@ int main(void)
 		TEST(lines_of_many_threads_stay_whole),
 	};
 
+	alarm(120); /* what should have been refused may wait for ever */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
