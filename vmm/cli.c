@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "iommu/base.h"
+#include "vmm/bdf.h"
 #include "vmm/layout.h"
 #include "vmm/msg.h"
 
@@ -271,63 +272,29 @@ static int parse_disk(char *text, struct vm_config *cfg)
 	return 0;
 }
 
-/* A PCI address as the kernel writes it. */
-struct bdf {
-	uint32_t domain, bus, device, function;
-};
-
-/* Takes @min to @max hex digits at *@text, and @after behind them. */
-static bool take_hex(const char **text, unsigned min, unsigned max, char after, uint32_t *out)
-{
-	static const char digits[] = "0123456789abcdef";
-	const char *s = *text, *digit;
-
-	*out = 0;
-	for (; *s && (digit = strchr(digits, *s >= 'A' && *s <= 'F' ? *s | 0x20 : *s)); s++) {
-		if (s - *text == (ptrdiff_t)max)
-			return false;
-		*out = *out << 4 | (uint32_t)(digit - digits);
-	}
-	if (s - *text < (ptrdiff_t)min || *s != after)
-		return false;
-	*text = s + 1;
-	return true;
-}
-
-static bool parse_bdf(const char *text, struct bdf *out)
-{
-	const char *colon = strchr(text, ':');
-
-	out->domain = 0;
-	if (colon && strchr(colon + 1, ':') && !take_hex(&text, 4, 8, ':', &out->domain))
-		return false;
-	return take_hex(&text, 2, 2, ':', &out->bus) && take_hex(&text, 2, 2, '.', &out->device) &&
-	       take_hex(&text, 1, 1, '\0', &out->function) && out->device < 32 && out->function < 8;
-}
-
-/* The address of a device given either way; false for a path that does not end in one. */
-static bool bdf_of(const char *device, struct bdf *out)
+/* The address of a device given either way. Return: 0; -EINVAL a path that does not end in one. */
+static int bdf_of(const char *device, char bdf[BDF_LEN])
 {
 	const char *end = device + strlen(device), *start;
-	char name[16];
+	char name[BDF_LEN];
 
 	while (end > device && end[-1] == '/')
 		end--;
 	for (start = end; start > device && start[-1] != '/'; start--)
 		;
 	if ((size_t)(end - start) >= sizeof(name))
-		return false;
+		return -EINVAL;
 	memcpy(name, start, (size_t)(end - start));
 	name[end - start] = '\0';
-	return parse_bdf(name, out);
+	return bdf_parse(name, bdf);
 }
 
 static bool same_device(const char *a, const char *b)
 {
-	struct bdf bdf_a, bdf_b;
+	char bdf_a[BDF_LEN], bdf_b[BDF_LEN];
 
-	if (bdf_of(a, &bdf_a) && bdf_of(b, &bdf_b))
-		return !memcmp(&bdf_a, &bdf_b, sizeof(bdf_a));
+	if (!bdf_of(a, bdf_a) && !bdf_of(b, bdf_b))
+		return !strcmp(bdf_a, bdf_b);
 	return !strcmp(a, b);
 }
 
@@ -372,11 +339,10 @@ static int parse_vfio_key(const char *device, char *key, struct vfio_config *vfi
 static int parse_vfio(char *text, struct vm_config *cfg)
 {
 	struct vfio_config vfio = {.device = strsep(&text, ","), .sync = SYNC_FULL};
-	struct bdf bdf;
-	char *key;
+	char bdf[BDF_LEN], *key;
 	int ret;
 
-	if (vfio.device[0] != '/' && !parse_bdf(vfio.device, &bdf)) {
+	if (vfio.device[0] != '/' && bdf_parse(vfio.device, bdf)) {
 		msg_error("--vfio %s: not a PCI address; give DDDD:BB:DD.F as `granule devices` "
 			  "shows "
 			  "it, or a path in /sys",
