@@ -400,6 +400,13 @@ static void set_intx(void *ctx, unsigned line, bool level)
 	gic_set_spi(vm->gic, LAYOUT_SPI_INTX + line, level);
 }
 
+static int resample_intx(void *ctx, unsigned line)
+{
+	struct vm *vm = ctx;
+
+	return gic_resample_fd(vm->gic, LAYOUT_SPI_INTX + line);
+}
+
 static int signal_msi(void *ctx, uint64_t gpa, uint32_t data, uint32_t devid)
 {
 	struct vm *vm = ctx;
@@ -428,6 +435,7 @@ static int create_pci(struct vm *vm)
 	vm->pci_machine = (struct pci_machine){
 		.bus = vm->bus,
 		.set_intx = set_intx,
+		.intx_resample = resample_intx,
 		.msi = signal_msi,
 		.map = map_bar,
 		.unmap = unmap_bar,
