@@ -4,13 +4,17 @@
 # host - runs scenarios on the host they need, in the lab or directly; sourced by a plan that run.sh
 # writes. Everything goes to standard output at once, so that what was said before a crash is there:
 #
-#     @ NAME               a scenario begins
-#     | LINE               what granule and its guest print
-#     # LINE               what the host's kernel logs meanwhile
-#     = STATUS SECONDS     how granule ended
+#     '@ NAME'             a scenario begins
+#     '| LINE'             what the guest prints
+#     '! LINE'             what granule says of it, on standard error
+#     '# LINE'             what the host's kernel logs meanwhile
+#     '= STATUS SECONDS'   how granule ended
 
 # The plan sets: where we are, and whether that is the lab.
 work=${work:?} in_lab=${in_lab-}
+
+# prefixed CHARACTER: each line as soon as it is there, in one write
+prefixed() { awk -v p="$1" '{ sub(/\r$/, ""); print p " " $0; fflush() }'; }
 
 kernel_log() { dmesg -c 2>/dev/null; }
 
@@ -22,11 +26,15 @@ scenario() {
 	[ ! "$in_lab" ] || kernel_log >/dev/null
 	started=$(date +%s)
 	{
-		timeout -k 10 "$limit" "$@" </dev/null 2>&1
-		echo $? >"$work/status"
-	} | awk '{ sub(/\r$/, ""); print "| " $0; fflush() }'
+		{
+			{
+				timeout -k 10 "$limit" "$@" </dev/null 2>&4
+				echo $? >"$work/status"
+			} | prefixed '|' >&5
+		} 4>&1 | prefixed '!' >&5
+	} 5>&1
 	echo "= $(cat "$work/status") $(($(date +%s) - started))"
-	[ ! "$in_lab" ] || kernel_log | awk '{ print "# " $0 }'
+	[ ! "$in_lab" ] || kernel_log | prefixed '#'
 }
 
 # after NAME COMMAND [ARG]...: a claim about the host, in the report of the scenario before it

@@ -122,13 +122,13 @@ judge() {
 	[[ $(grep -c '^| done [0-9]* ok [0-9]* failed$' "$file") -eq 1 ]] ||
 		report_fail "$name" "its report has no end, or more than one"
 	while IFS= read -r line; do
-		[[ ! $line ]] || grep -q -E "^\| .*$line" "$file" || report_fail "$name" "it does not say '$line'"
+		[[ ! $line ]] || grep -q -E "^[|!] .*($line)" "$file" || report_fail "$name" "it does not say '$line'"
 	done <<<"$(get "$name" says)"
 	bad=$host_complaints
 	[[ $(get "$name" faults) == expected ]] || bad+="|$host_faults"
 	line=$(grep -m 1 -E "^# .*($bad)" "$file") && report_fail "$name" "host kernel: ${line#\# }"
-	line=$(grep -m 1 -E '^\| .*(AddressSanitizer|Segmentation fault|Assertion .* failed|core dumped)' "$file") &&
-		report_fail "$name" "${line#| }"
+	line=$(grep -m 1 -E '^[|!] .*(AddressSanitizer|Segmentation fault|Assertion .* failed|core dumped)' "$file") &&
+		report_fail "$name" "${line:2}"
 	passed=$((passed + ok))
 	if [[ $failed -eq $before ]]; then
 		printf 'pass  %s (%s claims, %s s)\n' "$name" "$ok" "$seconds"
