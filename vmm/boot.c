@@ -73,14 +73,16 @@ struct report {
 __attribute__((format(printf, 3, 4))) static int report(const struct report *r, int err,
 							const char *fmt, ...)
 {
-	int n = snprintf(r->error, r->error_len, "kernel %s: ", r->path);
+	/* A path of any length leaves room for what is wrong with it. */
+	size_t len = strlen(r->path), max = r->error_len / 2, skip = len > max ? len - max : 0;
+	int n = snprintf(r->error, r->error_len, "kernel %s%s: ", skip ? "..." : "",
+			 r->path + skip);
+	size_t used = MIN((size_t)MAX(n, 0), r->error_len);
 	va_list ap;
 
-	if (n >= 0 && (size_t)n < r->error_len) {
-		va_start(ap, fmt);
-		vsnprintf(r->error + n, r->error_len - (size_t)n, fmt, ap);
-		va_end(ap);
-	}
+	va_start(ap, fmt);
+	vsnprintf(r->error + used, r->error_len - used, fmt, ap);
+	va_end(ap);
 	return err;
 }
 
@@ -211,7 +213,7 @@ static const uint8_t *find_pe(const uint8_t *d, size_t len)
 	if (!has_magic(d, len, 0, "MZ", 2) || len < PE_OFFSET + 4)
 		return NULL;
 	off = get_le32(d + PE_OFFSET);
-	if (off > len || len - off < PE_OPTIONAL || memcmp(d + off, "PE\0\0", 4))
+	if (off > len || len - off < PE_OPTIONAL || memcmp(d + off, "PE\0\0", 4) != 0)
 		return NULL;
 	return d + off;
 }
@@ -597,7 +599,7 @@ int kernel_load(const char *path, uint64_t limit, struct kernel_image *out, char
 {
 	const struct report r = {.path = path, .error = error, .error_len = error_len};
 	struct kernel_image image = {0};
-	struct blob file, unpacked;
+	struct blob file = {0}, unpacked = {0};
 	int ret;
 
 	limit = MIN(limit, KERNEL_MAX);

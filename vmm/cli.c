@@ -169,8 +169,8 @@ static bool parse_size(const char *text, uint64_t *out)
 		return false;
 	if (*end) {
 		letter = strchr(letters, toupper((unsigned char)*end));
-		if (!letter || (strcasecmp(end + 1, "") && strcasecmp(end + 1, "B") &&
-				strcasecmp(end + 1, "iB")))
+		if (!letter ||
+		    (end[1] && strcasecmp(end + 1, "B") != 0 && strcasecmp(end + 1, "iB") != 0))
 			return false;
 		shift = 10 * (unsigned)(letter - letters + 1);
 	}
@@ -257,7 +257,7 @@ static int parse_disk(char *text, struct vm_config *cfg)
 		return -EINVAL;
 	}
 	while ((key = strsep(&text, ","))) {
-		if (strcmp(key, "ro")) {
+		if (strcmp(key, "ro") != 0) {
 			msg_error("--disk %s: unknown key '%s'; known keys: ro", disk.path, key);
 			return -EINVAL;
 		}
@@ -460,12 +460,14 @@ static int next_option(int argc, char **argv, const char *letters, const struct 
 	const char *command = argv[0], *arg;
 	int c;
 
-	arg = argv[MAX(optind, 1)]; /* 0 asks for a fresh start; NULL at the end */
+	arg = argv[MAX(optind, 1)]; /* 0 asks for a fresh start */
+	if (!arg)
+		arg = "";
 	/* -kernel is how QEMU has it, and would be taken for -k ernel. */
-	if (arg && arg[0] == '-' && arg[1] && arg[1] != '-' && arg[2] &&
+	if (arg[0] == '-' && arg[1] && arg[1] != '-' && arg[2] &&
 	    find_option(options, arg + 1, strcspn(arg + 1, "=")))
 		return unknown_option(command, options, arg);
-	if (arg && !strncmp(arg, "--", 2) && arg[2] &&
+	if (!strncmp(arg, "--", 2) && arg[2] &&
 	    !find_option(options, arg + 2, strcspn(arg + 2, "=")))
 		return unknown_option(command, options, arg);
 

@@ -78,8 +78,11 @@ static int teardown(void **state)
 
 static void put(struct bench *b, const void *data, size_t len)
 {
-	FILE *f = fopen(b->path, "wb");
+	FILE *f;
 
+	/* A file system may flush one that is truncated and written again. */
+	unlink(b->path);
+	f = fopen(b->path, "wb");
 	assert_non_null(f);
 	assert_int_equal(fwrite(data, 1, len, f), len);
 	assert_int_equal(fclose(f), 0);
@@ -244,6 +247,19 @@ static void a_file_that_is_no_file_is_refused(void **state)
 	unlink(b->path);
 	assert_int_equal(symlink("/dev/zero", b->path), 0);
 	refused(b, 64 * MIB, -EINVAL, "a device");
+}
+
+static void a_path_of_any_length_leaves_room_for_the_reason(void **state)
+{
+	struct bench *b = *state;
+	struct kernel_image image;
+	char path[5000];
+
+	memset(path, 'x', sizeof(path) - 1);
+	path[sizeof(path) - 1] = '\0';
+	assert_int_equal(kernel_load(path, MIB, &image, b->error, sizeof(b->error)), -ENAMETOOLONG);
+	assert_non_null(strstr(b->error, "kernel ...xxx"));
+	assert_non_null(strstr(b->error, "xxx: File name too long; check the path"));
 }
 
 /* A file of zeroes but for the bytes given, and what it should be called. */
@@ -668,6 +684,7 @@ int main(void)
 		TEST(what_follows_the_image_has_room_too),
 		TEST(what_follows_the_compressed_data_is_left_alone),
 		TEST(a_file_that_is_no_file_is_refused),
+		TEST(a_path_of_any_length_leaves_room_for_the_reason),
 		TEST(a_file_that_is_something_else_is_named),
 		TEST(a_large_file_is_named_before_its_size_is_blamed),
 		TEST(what_unpacks_to_something_else_is_named),
