@@ -104,12 +104,12 @@ debs_apt() {
 	"$tool" -q -c "$LAB/apt/$suite/apt.conf" "$@"
 }
 
-# Fetch the suite's index unless it is there (or LAB_UPDATE asks for it again). Lock held.
+# Fetch the suite's index unless it is there. Lock held.
 debs_index() {
 	local suite=$1 dir=$LAB/apt/$1
-	[[ -e $dir/fresh && ! ${LAB_UPDATE:-} ]] && return
-	say "fetching the package index of $suite"
 	debs_configure "$suite"
+	[[ -e $dir/fresh ]] && return
+	say "fetching the package index of $suite"
 	debs_apt "$suite" apt-get -o APT::Update::Error-Mode=any update >"$dir/log/update" 2>&1 ||
 		fail "apt-get update failed for $suite: see $dir/log/update"
 	: >"$dir/fresh"
@@ -134,15 +134,15 @@ unpack_deb() {
 debs_unpack_locked() {
 	local suite=$1 name real deb tmp dest
 	shift
+	[[ ! ${LAB_UPDATE:-} ]] || rm -f "$LAB/apt/$suite/fresh"
 	for name in "$@"; do
 		[[ -e $LAB/root/$suite/$name/. && ! ${LAB_UPDATE:-} ]] && continue
 		debs_index "$suite"
-		LAB_UPDATE=
 		real=$(debs_resolve "$suite" "$name")
 		tmp=$(mktemp -d "$LAB/tmp.XXXXXX")
 		say "fetching $real"
 		if ! (cd "$tmp" && debs_apt "$suite" apt-get download "$real") >"$tmp/log" 2>&1; then
-			fail "cannot fetch $name from $suite: $(grep -m 1 '^[EW]:' "$tmp/log"); see $tmp/log"
+			fail "cannot fetch $name from $suite: $(grep -m 1 '^E:' "$tmp/log"); see $tmp/log"
 		fi
 		deb=$(echo "$tmp"/*.deb)
 		dest=$LAB/root/$suite/$(basename "$deb" .deb)
@@ -159,7 +159,7 @@ debs_unpack_locked() {
 
 # debs_unpack SUITE NAME...: have each package unpacked at $LAB/root/$suite/NAME.
 debs_unpack() {
-	local name missing=
+	local suite=$1 name missing=
 	for name in "${@:2}"; do
 		[[ -e $LAB/root/$suite/$name/. ]] || missing=1
 	done
@@ -181,7 +181,7 @@ debs_set_locked() {
 	mkdir -p "$tmp/archives/partial"
 	if ! debs_apt "$suite" apt-get -y --download-only -o Dir::Cache::archives="$tmp/archives" \
 		install "$@" >"$tmp/log" 2>&1; then
-		fail "cannot fetch $*: $(grep -m 1 '^[EW]:' "$tmp/log"); see $tmp/log"
+		fail "cannot fetch $*: $(grep -m 1 '^E:' "$tmp/log"); see $tmp/log"
 	fi
 	mkdir -p "$tmp/set/tree/usr"/{bin,sbin,lib} "$LAB/sets"
 	ln -s usr/bin usr/sbin usr/lib "$tmp/set/tree"
