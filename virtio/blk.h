@@ -11,7 +11,12 @@
  * @fd: open, locked and checked by the caller; the device closes it
  * @size: bytes, a multiple of 512 is served
  * @serial: up to 20 characters, for VIRTIO_BLK_T_GET_ID
- * Its notify() must run on the ring's thread.
+ *
+ * Threads: its notify() runs on the ring's thread; requests are submitted by the loop's next turn.
+ * reset() waits for the ones in flight, so it runs on another thread, and the loop has to turn until
+ * every thread that may call it (the vCPUs) has stopped. destroy() runs on the ring's thread when the
+ * loop turns no more: it completes what is in flight itself, and whatever else completes meanwhile, so
+ * a watch whose owner is gone must have been removed from the loop by then.
  * Return: 0; -ENOMEM (fd then still the caller's).
  */
 int blk_create(int fd, uint64_t size, bool readonly, const char *serial, struct io_uring *ring,
