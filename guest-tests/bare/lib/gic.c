@@ -12,6 +12,7 @@
 #define GICD_ISENABLER	(BOARD_GICD + 0x100)
 #define GICD_ICENABLER	(BOARD_GICD + 0x180)
 #define GICD_IPRIORITYR (BOARD_GICD + 0x400)
+#define GICD_ICFGR	(BOARD_GICD + 0xc00)
 #define GICD_IROUTER	(BOARD_GICD + 0x6000)
 
 #define GICR_CTLR	      (BOARD_GICR + 0x0)
@@ -90,12 +91,16 @@ void gic_init(void)
 
 void gic_enable(unsigned intid)
 {
+	uint64_t cfg = GICD_ICFGR + intid / 16 * 4;
+
 	if (intid < 32) {
 		mmio_write8(GICR_IPRIORITYR + intid, PRIORITY);
 		mmio_write32(GICR_ISENABLER0, 1u << intid);
 		return;
 	}
 	mmio_write32(GICD_IGROUPR + intid / 32 * 4, ~0u);
+	/* 2 bits each, 0: level. Edge, where KVM starts, would never report the end of an interrupt. */
+	mmio_write32(cfg, mmio_read32(cfg) & ~(3u << intid % 16 * 2));
 	mmio_write8(GICD_IPRIORITYR + intid, PRIORITY);
 	mmio_write64(GICD_IROUTER + intid * 8ull, read_sysreg("mpidr_el1") & 0xff00ffffffull);
 	mmio_write32(GICD_ISENABLER + intid / 32 * 4, 1u << intid % 32);

@@ -16,7 +16,7 @@
 #define GIC_NONE     1023
 
 void gic_init(void); /* of the boot vCPU */
-void gic_enable(unsigned intid);
+void gic_enable(unsigned intid); /* an SPI: as level-triggered */
 void gic_disable(unsigned intid);
 
 /* gic_ack - the pending interrupt, GIC_NONE if there is none; give it to gic_eoi() */
