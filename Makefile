@@ -59,7 +59,7 @@ FLAVOURS := native asan arm64
 
 DEPS_BUILD := gcc libc6-dev libcmocka-dev liburing-dev libfdt-dev zlib1g-dev libzstd-dev
 DEPS_CROSS := $(if $(ARM_PREFIX),gcc-aarch64-linux-gnu libc6-dev-arm64-cross binutils-aarch64-linux-gnu)
-DEPS_LAB := qemu-system-arm qemu-system-common cpio kmod xz-utils zstd debian-archive-keyring ca-certificates
+DEPS_LAB := qemu-system-arm ipxe-qemu cpio kmod xz-utils squashfs-tools debian-archive-keyring bsdutils procps
 DEPS := $(DEPS_BUILD) $(DEPS_CROSS) $(DEPS_LAB)
 
 $(B)/.deps: Makefile
