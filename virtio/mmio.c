@@ -230,7 +230,7 @@ static void write_reg(struct virtio_mmio *mmio, unsigned off, uint32_t val)
 		mmio->driver_features_sel = val;
 		break;
 	case VIRTIO_MMIO_DRIVER_FEATURES:
-		if (mmio->driver_features_sel <= 1 && !(mmio->status & VIRTIO_CONFIG_S_FEATURES_OK))
+		if (mmio->driver_features_sel <= 1) /* of no effect once agreed */
 			set_half(&mmio->driver_features, mmio->driver_features_sel, val);
 		break;
 	case VIRTIO_MMIO_QUEUE_SEL:
