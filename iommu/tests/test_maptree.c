@@ -379,6 +379,25 @@ static void remove_allocates_nothing(void **state)
 	assert_int_equal(maptree_count(f->tree), 0);
 }
 
+/* Half-filled nodes would cost twice the memory and the cache lines. */
+static void mappings_made_in_order_fill_their_nodes(void **state)
+{
+	const unsigned far = UINT32_MAX; /* an allocation that never comes: counts those that do */
+	struct fixture *f = *state;
+
+	for (unsigned order = ASCENDING; order <= DESCENDING; order++) {
+		unsigned nodes;
+
+		iommu_alloc_fail_nth(far);
+		for (unsigned i = 0; i < NR_ORDERED; i++)
+			assert_int_equal(insert(f, place(order, i), place(order, i)), 0);
+		nodes = far - iommu_alloc_fail_nth(0);
+		assert_in_range(nodes, 1, NR_ORDERED / 24);
+		for (unsigned i = 0; i < NR_ORDERED; i++)
+			assert_int_equal(remove_at(f, i), 0);
+	}
+}
+
 #define TREE_TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -393,6 +412,7 @@ int main(void)
 		TREE_TEST(an_insert_without_memory_changes_nothing),
 		cmocka_unit_test(create_without_memory_is_enomem),
 		TREE_TEST(remove_allocates_nothing),
+		TREE_TEST(mappings_made_in_order_fill_their_nodes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
