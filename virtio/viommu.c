@@ -77,7 +77,7 @@ static int do_attach(struct viommu *v, const union request *req)
 	uint32_t known =
 		has_feature(v, VIRTIO_IOMMU_F_BYPASS_CONFIG) ? VIRTIO_IOMMU_ATTACH_F_BYPASS : 0;
 
-	if (memcmp(req->attach.reserved, zero, sizeof(zero)) || (req->attach.flags & ~known))
+	if (memcmp(req->attach.reserved, zero, sizeof(zero)) != 0 || (req->attach.flags & ~known))
 		return -EINVAL;
 	return mediator_attach(v->m, req->attach.domain, req->attach.endpoint,
 			       req->attach.flags & VIRTIO_IOMMU_ATTACH_F_BYPASS);
