@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/signalfd.h>
 #include <termios.h>
@@ -26,6 +27,8 @@
 
 #define RETRY_NS 20000000 /* input the guest had no room for is offered again after this */
 
+#define FLUSH_NS 2000000 /* output is written at the latest this long after it was printed */
+
 /* poll(2) calls a pipe writable when this much fits; a larger write might wait. */
 #define CHUNK PIPE_BUF
 
@@ -39,7 +42,12 @@ struct term {
 	uint8_t waiting[4096]; /* input the guest has not taken yet */
 	size_t nr_waiting;
 
-	pthread_mutex_t lock; /* of what follows */
+	int printed_fd; /* signalled when out_buf is no longer empty */
+	struct evloop_watch *printed, *flush_timer;
+
+	pthread_mutex_t lock;  /* of what follows */
+	uint8_t out_buf[4096]; /* a guest prints byte by byte: one write for many */
+	size_t nr_out;
 	bool stalled, gone;
 	uint64_t dropped; /* bytes */
 	atomic_bool hurry;
@@ -172,6 +180,94 @@ static void terminal_gone(struct term *term)
 	evloop_stop(term->cfg.loop, 128 + SIGHUP);
 }
 
+static int64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Wait until some output can be written. Return: false if the reader takes nothing. */
+static bool wait_writable(struct term *term)
+{
+	struct pollfd pfd = {.fd = term->cfg.out, .events = POLLOUT};
+	int64_t end = now_ms() + STALL_MS, left;
+	int ret;
+
+	do {
+		left = term->stalled || term->hurry ? 0 : MAX(end - now_ms(), 0);
+		ret = poll(&pfd, 1, (int)left);
+	} while ((ret < 0 && errno == EINTR) || (ret == 0 && left));
+	term->stalled = ret == 0;
+	return ret != 0;
+}
+
+/* Write out_buf, or as much as the reader takes; it is empty afterwards. Lock held. */
+static void flush(struct term *term)
+{
+	size_t at = 0;
+
+	while (at < term->nr_out && !term->gone && wait_writable(term)) {
+		ssize_t ret = write(term->cfg.out, term->out_buf + at,
+				    MIN(term->nr_out - at, (size_t)CHUNK));
+
+		if (ret >= 0) {
+			at += (size_t)ret;
+		} else if (errno != EINTR && errno != EAGAIN) {
+			/* EPIPE: the reader left, which ends no guest; EIO: a terminal hung up,
+			 * which does. */
+			term->gone = true;
+			if (errno == EIO && term->out_tty)
+				terminal_gone(term);
+		}
+	}
+	term->dropped += term->nr_out - at;
+	term->nr_out = 0;
+}
+
+void term_output(struct term *term, const void *buf, size_t len)
+{
+	const uint8_t *bytes = buf;
+	bool was_empty;
+
+	pthread_mutex_lock(&term->lock);
+	was_empty = !term->nr_out;
+	while (len) {
+		size_t part = MIN(len, sizeof(term->out_buf) - term->nr_out);
+
+		memcpy(term->out_buf + term->nr_out, bytes, part);
+		term->nr_out += part;
+		bytes += part;
+		len -= part;
+		if (term->nr_out == sizeof(term->out_buf))
+			flush(term);
+	}
+	if (was_empty && term->nr_out)
+		eventfd_write(term->printed_fd, 1);
+	pthread_mutex_unlock(&term->lock);
+}
+
+static void on_flush_timer(void *ctx)
+{
+	struct term *term = ctx;
+
+	term->flush_timer = NULL;
+	pthread_mutex_lock(&term->lock);
+	flush(term);
+	pthread_mutex_unlock(&term->lock);
+}
+
+static void on_printed(void *ctx, uint64_t count)
+{
+	struct term *term = ctx;
+
+	(void)count;
+	if (!term->flush_timer)
+		evloop_add_timer(term->cfg.loop, FLUSH_NS, on_flush_timer, term,
+				 &term->flush_timer);
+}
+
 static void help(struct term *term)
 {
 	static const char text[] =
@@ -271,7 +367,8 @@ static void on_input(void *ctx, short revents)
 	len = (size_t)ret;
 	if (term->tty)
 		len = filter_escapes(term, buf, len);
-	/* At a terminal the escape must always work: reading goes on, what finds no room is lost. */
+	/* At a terminal the escape must always work: reading goes on, what finds no room is lost.
+	 */
 	len = MIN(len, sizeof(term->waiting) - term->nr_waiting);
 	memcpy(term->waiting + term->nr_waiting, buf, len);
 	term->nr_waiting += len;
@@ -301,6 +398,15 @@ int term_create(const struct term_cfg *cfg, struct term **out)
 		return -ENOMEM;
 	term->cfg = *cfg;
 	pthread_mutex_init(&term->lock, NULL);
+	term->signal_fd = -1;
+	term->printed_fd = eventfd(0, EFD_CLOEXEC);
+	if (term->printed_fd < 0) {
+		ret = -errno;
+		goto err_free;
+	}
+	ret = evloop_add_eventfd(cfg->loop, term->printed_fd, on_printed, term, &term->printed);
+	if (ret)
+		goto err_printed;
 	ret = watch_signals(term);
 	if (ret)
 		goto err_signals;
@@ -315,6 +421,10 @@ int term_create(const struct term_cfg *cfg, struct term **out)
 err_signals:
 	if (term->signal_fd >= 0)
 		close(term->signal_fd);
+	evloop_remove(cfg->loop, term->printed);
+err_printed:
+	close(term->printed_fd);
+err_free:
 	pthread_mutex_destroy(&term->lock);
 	free(term);
 	return ret;
@@ -324,8 +434,15 @@ void term_destroy(struct term *term)
 {
 	if (!term)
 		return;
+	term->hurry = false;
+	pthread_mutex_lock(&term->lock);
+	flush(term);
+	pthread_mutex_unlock(&term->lock);
 	give_terminal_back(term);
 	stop_input(term);
+	evloop_remove(term->cfg.loop, term->flush_timer);
+	evloop_remove(term->cfg.loop, term->printed);
+	close(term->printed_fd);
 	evloop_remove(term->cfg.loop, term->retry);
 	evloop_remove(term->cfg.loop, term->signals);
 	close(term->signal_fd);
@@ -334,52 +451,6 @@ void term_destroy(struct term *term)
 			 (unsigned long long)term->dropped);
 	pthread_mutex_destroy(&term->lock);
 	free(term);
-}
-
-static int64_t now_ms(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-/* Wait until some output can be written. Return: false if the reader takes nothing. */
-static bool wait_writable(struct term *term)
-{
-	struct pollfd pfd = {.fd = term->cfg.out, .events = POLLOUT};
-	int64_t end = now_ms() + STALL_MS, left;
-	int ret;
-
-	do {
-		left = term->stalled || term->hurry ? 0 : MAX(end - now_ms(), 0);
-		ret = poll(&pfd, 1, (int)left);
-	} while ((ret < 0 && errno == EINTR) || (ret == 0 && left));
-	term->stalled = ret == 0;
-	return ret != 0;
-}
-
-void term_output(struct term *term, const void *buf, size_t len)
-{
-	const uint8_t *bytes = buf;
-	ssize_t ret;
-
-	pthread_mutex_lock(&term->lock);
-	while (len && !term->gone && wait_writable(term)) {
-		ret = write(term->cfg.out, bytes, MIN(len, (size_t)CHUNK));
-		if (ret >= 0) {
-			bytes += ret;
-			len -= (size_t)ret;
-		} else if (errno != EINTR && errno != EAGAIN) {
-			/* EPIPE: the reader left, which ends no guest; EIO: a terminal hung up,
-			 * which does. */
-			term->gone = true;
-			if (errno == EIO && term->out_tty)
-				terminal_gone(term);
-		}
-	}
-	term->dropped += len;
-	pthread_mutex_unlock(&term->lock);
 }
 
 void term_hurry(struct term *term)

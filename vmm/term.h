@@ -41,18 +41,20 @@ struct term;
 
 /* term_create - take the terminal over. Return: 0; -errno. */
 int term_create(const struct term_cfg *cfg, struct term **out);
-/* term_destroy - give it back; says how many bytes of output could not be written. NULL is fine. */
+/* term_destroy - write the last of the output, give the terminal back; says how many bytes could
+ * not be written. NULL is fine. */
 void term_destroy(struct term *term);
 
 /**
- * term_output - write what the guest printed, any thread
+ * term_output - write what the guest printed, any thread; it may come out 2 ms later
  *
  * Waits for a slow reader, but not for ever: after 5 s without any progress bytes are dropped until
  * it reads again. A pipe without a reader swallows everything.
  */
 void term_output(struct term *term, const void *buf, size_t len);
 
-/* term_hurry - nobody waits in term_output() from now on; any thread */
+/* term_hurry - nobody waits in term_output() from now on, and what finds no room is lost; any
+ * thread */
 void term_hurry(struct term *term);
 
 #endif
