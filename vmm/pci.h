@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "iommu/gmem.h"
 #include "vmm/bus.h"
 
 /* What PCI functions need of the machine. Any thread may call. */
@@ -28,7 +29,8 @@ struct pci_machine {
 	 * Return: fd; -errno. */
 	int (*intx_resample)(void *ctx, unsigned line);
 	void *ctx;
-	uint64_t host_page; /* bytes */
+	const struct gmem *gmem; /* guest RAM; outlives the functions */
+	uint64_t host_page;	 /* bytes */
 };
 
 struct pci_host;

@@ -14,9 +14,11 @@
 #include "vmm/layout.h"
 #include "vmm/msg.h"
 #include "vmm/msix.h"
+#include "vmm/nvme_guard.h"
 
 #define CONFIG_LEN  256u
 #define MAX_CAPS    48 /* as many as fit behind the header, 4 bytes each */
+#define CLASS_NVME  0x010802
 #define MAX_MSI	    32
 #define MAX_MSIX    2048
 #define MIN_MEM_BAR 16u
@@ -64,8 +66,11 @@ struct vfio_func {
 	struct vfio_func_cfg cfg;
 	const struct pci_machine *machine;
 	struct vfio_dev *dev;
-	struct endpoint *ep; /* NULL: no mediator */
-	bool sync;	     /* register accesses are sync points */
+	struct endpoint *ep;	   /* NULL: no mediator */
+	bool sync;		   /* register accesses are sync points */
+	bool is_nvme;		   /* and behind sync: shadow doorbells must not be used */
+	pthread_mutex_t nvme_lock; /* a leaf */
+	struct nvme_guard nvme;
 	bool on_bridge;
 
 	/* Config space, under the host bridge's lock. A byte is either the device's (forward) or
@@ -375,6 +380,13 @@ static bool msix_access(struct bar *bar, uint64_t off, void *data, unsigned len,
 	return true;
 }
 
+static void guard_nvme(struct vfio_func *func, uint64_t off, const void *data, unsigned len)
+{
+	pthread_mutex_lock(&func->nvme_lock);
+	nvme_guard_write(&func->nvme, func->ep, func->machine->gmem, off, data, len);
+	pthread_mutex_unlock(&func->nvme_lock);
+}
+
 static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool write)
 {
 	struct bar *bar = ctx;
@@ -390,6 +402,8 @@ static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool w
 	if (msix_access(bar, off, data, len, write))
 		return;
 	if (write) {
+		if (bar->func->is_nvme && bar->index == 0)
+			guard_nvme(bar->func, off, data, len);
 		sync_for_device(bar->func);
 		device_access(bar, off, data, len, true);
 	} else {
@@ -795,6 +809,8 @@ static int init_config(struct vfio_func *func, char *error, size_t error_len)
 	if (ret)
 		return ret;
 	init_caps(func, config);
+	func->is_nvme = func->sync && func->machine->gmem &&
+			get_le32(func->shadow + PCI_CLASS_REVISION) >> 8 == CLASS_NVME;
 	memcpy(func->after_reset, func->shadow, CONFIG_LEN);
 	return 0;
 }
@@ -840,6 +856,9 @@ static void function_reset(struct vfio_func *func)
 		msix_reset(&func->msix);
 	func->msi.pending = 0;
 	pthread_mutex_unlock(&func->cfg.lines->lock);
+	pthread_mutex_lock(&func->nvme_lock);
+	func->nvme = (struct nvme_guard){0};
+	pthread_mutex_unlock(&func->nvme_lock);
 	update_bars(func);
 	write_command(func);
 	set_wanted_mode(func);
@@ -1034,6 +1053,7 @@ int vfio_func_create(const struct vfio_func_cfg *cfg, struct vfio_func **out, ch
 	func->machine = cfg->machine;
 	func->ep = cfg->ep;
 	func->sync = cfg->ep && endpoint_needs_sync(cfg->ep);
+	pthread_mutex_init(&func->nvme_lock, NULL);
 	func->intx.fd = -1;
 	func->pci.name = cfg->dev->name;
 	func->pci.devfn = cfg->devfn;
@@ -1090,5 +1110,6 @@ void vfio_func_destroy(struct vfio_func *func)
 	free_vector(func, &func->intx);
 	free(func->vectors);
 	msix_destroy(&func->msix);
+	pthread_mutex_destroy(&func->nvme_lock);
 	free(func);
 }
