@@ -440,6 +440,7 @@ static int create_pci(struct vm *vm)
 		.map = map_bar,
 		.unmap = unmap_bar,
 		.ctx = vm,
+		.gmem = memory_gmem(vm->memory),
 		.host_page = (uint64_t)sysconf(_SC_PAGESIZE),
 	};
 	ret = pci_host_create(&vm->pci_machine, &vm->pci);
