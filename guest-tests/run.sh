@@ -180,7 +180,7 @@ plan() {
 		if [[ $initrd ]]; then
 			puts+=("$initrd")
 			args+=(-i "$(basename "$initrd")")
-			params="console=ttyS0 quiet panic=-1 $params"
+			params="console=ttyS0 quiet panic=-1 deferred_probe_timeout=60 $params"
 		fi
 		echo "set -- \$LAB_DEVICES"
 		get "$name" before
