@@ -45,6 +45,7 @@ struct evloop {
 	struct evloop_watch *watches;
 	int stop_fd;
 	atomic_int status;
+	bool finishing; /* turns although it was stopped */
 	bool dying;
 };
 
@@ -271,7 +272,7 @@ static void dispatch(struct evloop *loop)
 		io_uring_cqe_seen(&loop->ring, cqe);
 		if (op)
 			op->done(op, res, flags);
-		if (loop->status != RUNNING && !loop->dying)
+		if (loop->status != RUNNING && !loop->finishing)
 			return;
 	}
 }
@@ -300,14 +301,31 @@ int evloop_run(struct evloop *loop)
 	return loop->status;
 }
 
+int evloop_finish(struct evloop *loop, const atomic_bool *done)
+{
+	int ret = 0;
+
+	loop->finishing = true;
+	while (!atomic_load(done) && !ret)
+		ret = turn(loop);
+	loop->finishing = false;
+	return ret;
+}
+
 void evloop_stop(struct evloop *loop, int status)
 {
+	int running = RUNNING;
+
+	if (atomic_compare_exchange_strong(&loop->status, &running, status))
+		evloop_wake(loop);
+}
+
+void evloop_wake(struct evloop *loop)
+{
 	static const uint64_t one = 1;
-	int running = RUNNING, saved = errno;
+	int saved = errno;
 	ssize_t ret;
 
-	if (!atomic_compare_exchange_strong(&loop->status, &running, status))
-		return;
 	do
 		ret = write(loop->stop_fd, &one, sizeof(one));
 	while (ret < 0 && errno == EINTR);
@@ -322,7 +340,7 @@ void evloop_destroy(struct evloop *loop)
 		return;
 	/* The kernel writes into watches (eventfd counters), so each is taken back before it is
 	 * freed. */
-	loop->dying = true;
+	loop->finishing = loop->dying = true;
 	for (watch = loop->watches; watch; watch = next) {
 		next = watch->next;
 		if (!watch->in_kernel)

@@ -7,6 +7,7 @@
 #ifndef VMM_EVLOOP_H
 #define VMM_EVLOOP_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 
 #include "virtio/uring.h"
@@ -39,6 +40,13 @@ void evloop_remove(struct evloop *loop, struct evloop_watch *watch);
 
 /* evloop_run - run until evloop_stop(). Return: the status given to it, or -errno. */
 int evloop_run(struct evloop *loop);
+
+/* evloop_finish - after evloop_run(): turn until *@done, for what still waits for completions. Whoever sets
+ * it calls evloop_wake() then. Return: 0; -errno of a broken ring. */
+int evloop_finish(struct evloop *loop, const atomic_bool *done);
+
+/* evloop_wake - end the wait of a turn; any thread, also a signal handler */
+void evloop_wake(struct evloop *loop);
 
 /* evloop_stop - any thread, also a signal handler; the first status wins */
 void evloop_stop(struct evloop *loop, int status);

@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -518,7 +520,9 @@ static void on_kick(void *ctx, uint64_t count)
 	struct kick *kick = ctx;
 
 	(void)count;
-	virtio_mmio_notify(kick->mmio, kick->queue);
+	/* A queue is served a ringful at a time: what is left waits its turn like everybody. */
+	if (virtio_mmio_notify(kick->mmio, kick->queue))
+		eventfd_write(kick->fd, 1);
 }
 
 /* Let kicks of every queue come to the event loop without an exit to this process. */
@@ -796,13 +800,40 @@ static int start_vcpus(struct vm *vm)
 	return 0;
 }
 
+struct joiner {
+	struct vm *vm;
+	pthread_t thread;
+	atomic_bool done;
+};
+
+static void *join_vcpus(void *ctx)
+{
+	struct joiner *joiner = ctx;
+
+	for (unsigned i = 0; i < joiner->vm->cfg->vcpus; i++)
+		vcpu_join(joiner->vm->vcpus[i]);
+	atomic_store(&joiner->done, true);
+	evloop_wake(joiner->vm->loop);
+	return NULL;
+}
+
+/*
+ * The loop goes on turning until every vCPU has stopped: one that resets a disk with I/O in flight waits
+ * for completions that only the loop can take.
+ */
 static void stop_vcpus(struct vm *vm)
 {
+	struct joiner joiner = {.vm = vm};
+
 	term_hurry(vm->term);
 	for (unsigned i = 0; i < vm->cfg->vcpus; i++)
 		vcpu_kick(vm->vcpus[i]);
-	for (unsigned i = 0; i < vm->cfg->vcpus; i++)
-		vcpu_join(vm->vcpus[i]);
+	if (pthread_create(&joiner.thread, NULL, join_vcpus, &joiner)) {
+		join_vcpus(&joiner);
+		return;
+	}
+	(void)evloop_finish(vm->loop, &joiner.done);
+	pthread_join(joiner.thread, NULL);
 }
 
 /* Run the guest until it ends or is ended. Return: an exit status. */

@@ -266,6 +266,47 @@ static void the_first_status_of_any_thread_wins(void **state)
 	assert_int_equal(evloop_run(f->loop), 11);
 }
 
+struct late {
+	struct fixture *f;
+	int fd;
+	atomic_bool done;
+};
+
+static void finish_it(void *ctx, uint64_t count)
+{
+	struct late *late = ctx;
+
+	(void)count;
+	atomic_store(&late->done, true);
+}
+
+static void *signal_late(void *ctx)
+{
+	struct late *late = ctx;
+
+	assert_int_equal(eventfd_write(late->fd, 1), 0);
+	return NULL;
+}
+
+/* A vCPU that waits for a completion must get it after the guest was told to stop. */
+static void callbacks_run_on_until_all_is_finished(void **state)
+{
+	struct late late = {.f = *state, .fd = eventfd(0, EFD_CLOEXEC)};
+	pthread_t thread;
+
+	assert_int_equal(evloop_add_eventfd(late.f->loop, late.fd, finish_it, &late, NULL), 0);
+	evloop_stop(late.f->loop, 21);
+	assert_int_equal(evloop_run(late.f->loop), 21);
+	assert_int_equal(pthread_create(&thread, NULL, signal_late, &late), 0);
+	assert_int_equal(evloop_finish(late.f->loop, &late.done), 0);
+	assert_true(atomic_load(&late.done));
+	pthread_join(thread, NULL);
+	/* and a finish whose end comes from elsewhere is woken for it */
+	evloop_wake(late.f->loop);
+	assert_int_equal(evloop_finish(late.f->loop, &late.done), 0);
+	close(late.fd);
+}
+
 static void a_stop_before_the_loop_runs_is_kept(void **state)
 {
 	struct fixture *f = *state;
@@ -355,6 +396,7 @@ int main(void)
 		T(a_timer_fires_after_its_time_and_can_be_added_again),
 		T(a_removed_watch_is_never_called_again),
 		T(the_first_status_of_any_thread_wins),
+		T(callbacks_run_on_until_all_is_finished),
 		T(a_stop_before_the_loop_runs_is_kept),
 		T(a_signal_handler_may_stop_it),
 		T(a_devices_own_requests_complete_on_the_loop),
