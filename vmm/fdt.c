@@ -222,6 +222,13 @@ static void write_uart(struct tree *t)
 	PROP_CELLS(t, "interrupts", IRQ_SPI, LAYOUT_SPI_UART, IRQ_LEVEL_HIGH);
 	PROP_CELLS(t, "clock-frequency", UART_CLOCK);
 	PROP_CELLS(t, "reg-shift", 0);
+	/*
+	 * Sending takes no time, so a driver may hand over more than the 16 bytes of a real FIFO for each
+	 * interrupt. Bounded, because Linux does it with interrupts off.
+	 * Source: Linux Documentation/devicetree/bindings/serial/8250.yaml.
+	 */
+	PROP_CELLS(t, "fifo-size", 256);
+	PROP_CELLS(t, "tx-threshold", 1);
 	end(t);
 }
 
