@@ -27,7 +27,7 @@
 
 #define RETRY_NS 20000000 /* input the guest had no room for is offered again after this */
 
-#define FLUSH_NS 2000000 /* output is written at the latest this long after it was printed */
+#define FLUSH_NS 10000000 /* output is written at the latest this long after it was printed */
 
 /* poll(2) calls a pipe writable when this much fits; a larger write might wait. */
 #define CHUNK PIPE_BUF

@@ -46,7 +46,7 @@ int term_create(const struct term_cfg *cfg, struct term **out);
 void term_destroy(struct term *term);
 
 /**
- * term_output - write what the guest printed, any thread; it may come out 2 ms later
+ * term_output - write what the guest printed, any thread; it may come out 10 ms later
  *
  * Waits for a slow reader, but not for ever: after 5 s without any progress bytes are dropped until
  * it reads again. A pipe without a reader swallows everything.
