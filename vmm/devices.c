@@ -253,14 +253,14 @@ static void print_text(FILE *out, const struct function *f)
 		fprintf(out, "%s %s ", f->vendor_name,
 			f->device_name[0] ? f->device_name : "device");
 	fprintf(out, "[%04" PRIx64 ":%04" PRIx64 "]\n", f->vendor, f->device);
-	fprintf(out, "\tdriver  %s\n", f->driver[0] ? f->driver : "none");
+	fprintf(out, "\tdriver   %s\n", f->driver[0] ? f->driver : "none");
 	if (f->group < 0)
-		fprintf(out, "\tgroup   none: no IOMMU translates for it, so it cannot be passed "
+		fprintf(out, "\tgroup    none: no IOMMU translates for it, so it cannot be passed "
 			     "through\n");
 	else
-		fprintf(out, "\tgroup   %d\n", f->group);
+		fprintf(out, "\tgroup    %d\n", f->group);
 	if (f->has_aperture) {
-		fprintf(out, "\tiova   ");
+		fprintf(out, "\tiova    ");
 		for (unsigned i = 0; i < f->nr_apertures; i++)
 			fprintf(out, " 0x%" PRIx64 "-0x%" PRIx64, f->apertures[i].start,
 				f->apertures[i].last);
@@ -269,10 +269,10 @@ static void print_text(FILE *out, const struct function *f)
 		fputc('\n', out);
 	}
 	for (unsigned i = 0; i < f->nr_reserved; i++)
-		fprintf(out, "\t%s 0x%" PRIx64 "-0x%" PRIx64 " (%s)\n", i ? "       " : "reserved",
+		fprintf(out, "\t%s 0x%" PRIx64 "-0x%" PRIx64 " (%s)\n", i ? "        " : "reserved",
 			f->reserved[i].range.start, f->reserved[i].range.last, f->reserved[i].type);
 	for (unsigned i = 0; i < f->nr_bars; i++) {
-		fprintf(out, "\tBAR %u   ", f->bars[i].index);
+		fprintf(out, "\tBAR %u    ", f->bars[i].index);
 		print_size(out, f->bars[i].size);
 		if (f->bars[i].flags & RESOURCE_IO)
 			fprintf(out, ", I/O ports: the guest does not see them\n");
@@ -281,7 +281,7 @@ static void print_text(FILE *out, const struct function *f)
 				f->bars[i].flags & RESOURCE_MEM_64 ? ", 64-bit" : "",
 				f->bars[i].flags & RESOURCE_PREFETCH ? ", prefetchable" : "");
 	}
-	fprintf(out, "\treset   %s\n", f->reset[0] ? f->reset : "not possible");
+	fprintf(out, "\treset    %s\n", f->reset[0] ? f->reset : "not possible");
 }
 
 /* ---- JSON

@@ -437,8 +437,9 @@ int vfio_set_realize(struct vfio_set *set, struct pci_host *host, const struct p
 	for (unsigned i = 0; i < set->nr_members; i++) {
 		ret = reset(set, &set->members[i]);
 		if (ret)
-			msg_warn("%s cannot be reset (%s): the guest finds it as the host left it",
-				 set->members[i].bdf, strerror(-ret));
+			msg_warn("%s cannot be reset%s%s: the guest finds it as the host left it",
+				 set->members[i].bdf, ret == -ENODEV ? "" : ", ",
+				 ret == -ENODEV ? "" : strerror(-ret));
 	}
 	for (unsigned i = 0; i < set->nr_members; i++) {
 		struct member *m = &set->members[i];
