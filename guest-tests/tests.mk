@@ -56,3 +56,11 @@ guest-check: $(GUEST_DEPS) ## every guest scenario, in the lab
 	$(Q)guest-tests/run.sh
 
 .PHONY: guest-check
+
+run: $(B)/arm64/granule $(B)/linux/blkcheck-native ## the main job: a 4 KiB guest with an NVMe disk on a 16 KiB host
+	$(Q)guest-tests/run-demo
+
+shell: $(B)/arm64/granule $(B)/linux/blkcheck-native ## an interactive guest with the same devices
+	$(Q)guest-tests/run-demo shell
+
+.PHONY: run shell
