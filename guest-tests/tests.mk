@@ -64,3 +64,8 @@ shell: $(B)/arm64/granule $(B)/linux/blkcheck-native ## an interactive guest wit
 	$(Q)guest-tests/run-demo shell
 
 .PHONY: run shell
+
+test: $(GUEST_DEPS) $(native_TESTS) $(asan_TESTS) ## every test
+	$(Q)guest-tests/test.sh
+
+.PHONY: test

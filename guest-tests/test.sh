@@ -1,0 +1,44 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# test.sh - every test, and one line over all of them at the end: `N passed, N failed, N skipped`.
+# A part that ends without its own such line, or with a status that disagrees with it, has failed.
+set -uo pipefail
+
+cd "$(dirname "$(readlink -f "$0")")/.." || exit
+passed=0 failed=0 skipped=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+part() { # NAME COMMAND...
+	local name=$1 status total start=$SECONDS
+	shift
+	echo "== $name"
+	"$@" 2>&1 | tee "$log"
+	status=${PIPESTATUS[0]}
+	total=$(grep -E '^[0-9]+ passed, [0-9]+ failed(, [0-9]+ skipped)?$' "$log" | tail -n 1)
+	if [[ $total =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed(,\ ([0-9]+)\ skipped)?$ ]]; then
+		passed=$((passed + BASH_REMATCH[1]))
+		failed=$((failed + BASH_REMATCH[2]))
+		skipped=$((skipped + ${BASH_REMATCH[4]:-0}))
+		if [[ ${BASH_REMATCH[2]} -eq 0 && $status -ne 0 ]]; then
+			echo "FAIL  $name: ended with status $status"
+			failed=$((failed + 1))
+		fi
+	else
+		echo "FAIL  $name: no result (status $status)"
+		failed=$((failed + 1))
+	fi
+	echo "== $name: $((SECONDS - start)) s"
+}
+
+make=${MAKE:-make}
+part 'unit tests' "$make" --no-print-directory check
+part 'unit tests under ASan and UBSan' "$make" --no-print-directory check-asan
+if [[ $(uname -m) != aarch64 ]]; then
+	part 'the lab' guest-tests/lab/test.sh
+fi
+part 'bad input' guest-tests/badinput.sh
+part 'guest scenarios' "$make" --no-print-directory guest-check
+echo "$passed passed, $failed failed, $skipped skipped"
+[[ $failed -eq 0 ]]
