@@ -77,7 +77,8 @@ static int insert(struct bus *bus, struct bus_region *region)
 		return -EBUSY;
 	if (bus->nr_regions == bus->room) {
 		size_t room = bus->room ? 2 * bus->room : 32;
-		struct bus_region **regions = realloc(bus->regions, room * sizeof(*regions));
+		struct bus_region **regions =
+			realloc(bus->regions, room * sizeof(struct bus_region *));
 
 		if (!regions)
 			return -ENOMEM;

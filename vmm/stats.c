@@ -112,8 +112,12 @@ void stats_print(FILE *file, const struct stats *stats)
 	X(bounce_bytes)                                                                            \
 	X(bounce_bytes_peak)
 
-#define COUNT_FIELD(name) +1
-_Static_assert(sizeof(struct mediator_stats) == (0 MEDIATOR_FIELDS(COUNT_FIELD)) * sizeof(uint64_t),
+#define COUNT_FIELD(name) char name;
+struct mediator_field_count {
+	MEDIATOR_FIELDS(COUNT_FIELD)
+};
+_Static_assert(sizeof(struct mediator_stats) ==
+		       sizeof(struct mediator_field_count) * sizeof(uint64_t),
 	       "a field of struct mediator_stats is missing in MEDIATOR_FIELDS");
 
 static void write_json(FILE *file, const struct stats *stats)
