@@ -116,8 +116,8 @@ void stats_print(FILE *file, const struct stats *stats)
 struct mediator_field_count {
 	MEDIATOR_FIELDS(COUNT_FIELD)
 };
-_Static_assert(sizeof(struct mediator_stats) ==
-		       sizeof(struct mediator_field_count) * sizeof(uint64_t),
+_Static_assert(sizeof(struct mediator_stats) / sizeof(uint64_t) ==
+		       sizeof(struct mediator_field_count),
 	       "a field of struct mediator_stats is missing in MEDIATOR_FIELDS");
 
 static void write_json(FILE *file, const struct stats *stats)
