@@ -22,6 +22,7 @@
 
 #include "iommu/base.h"
 #include "iommu/mediator.h"
+#include "iommu/vfio.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
 #include "virtio/mmio.h"
@@ -490,8 +491,18 @@ static int create_mediator(struct vm *vm)
 		.doorbell = {LAYOUT_DOORBELL_BASE, LAYOUT_DOORBELL_BASE + LAYOUT_DOORBELL_LEN - 1},
 		.log = log_line,
 	};
-	int ret = mediator_create(&cfg, &vm->mediator);
+	char error[512];
+	int ret = 0;
 
+	/* All of RAM and every bounce page, at worst; later it would be the guest's request that
+	 * fails. */
+	if (vm->cfg->nr_vfio)
+		ret = vfio_memlock_check(vm->cfg->memory + cfg.pool_limit, error, sizeof(error));
+	if (ret) {
+		msg_error("%s", error);
+		return ret;
+	}
+	ret = mediator_create(&cfg, &vm->mediator);
 	if (ret) {
 		msg_error("the IOMMU cannot be set up: %s", strerror(-ret));
 		return ret;
@@ -818,8 +829,8 @@ static void *join_vcpus(void *ctx)
 }
 
 /*
- * The loop goes on turning until every vCPU has stopped: one that resets a disk with I/O in flight waits
- * for completions that only the loop can take.
+ * The loop goes on turning until every vCPU has stopped: one that resets a disk with I/O in flight
+ * waits for completions that only the loop can take.
  */
 static void stop_vcpus(struct vm *vm)
 {
