@@ -167,8 +167,7 @@ static void check_limits(struct check *c)
 	char error[512];
 
 	if (vfio_memlock_check(MEMLOCK_NEED, error, sizeof(error))) {
-		bad(c, "ulimit -l unlimited, or give granule CAP_IPC_LOCK", "locked memory: %s",
-		    error);
+		bad(c, NULL, "locked memory: %s", error);
 	} else {
 		getrlimit(RLIMIT_MEMLOCK, &lim);
 		if (lim.rlim_cur == RLIM_INFINITY)

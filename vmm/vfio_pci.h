@@ -24,7 +24,8 @@ int vfio_set_create(struct vfio_set **out);
 void vfio_set_destroy(struct vfio_set *set);
 
 /* vfio_set_quiesce - no more interrupts, bus mastering off, devices reset: no DMA after it returns.
- * vCPUs and event loop have stopped. */
+ * vCPUs and event loop have stopped, but bus, host bridge, machine and loop still exist. May be called
+ * again. */
 void vfio_set_quiesce(struct vfio_set *set);
 
 /**
