@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * pci - the host bridge: ECAM for bus 0, a slot per function, INTx swizzle. Knows no KVM: what it needs
- * of the machine comes in as struct pci_machine, so it is tested natively.
+ * pci - the host bridge: ECAM for bus 0, a slot per function, INTx swizzle. Knows no KVM: what it
+ * needs of the machine comes in as struct pci_machine, so it is tested natively.
  */
 #ifndef VMM_PCI_H
 #define VMM_PCI_H
@@ -24,9 +24,9 @@ struct pci_machine {
 	 * Return: a slot number >= 0, or -errno. */
 	int (*map)(void *ctx, uint64_t gpa, void *hva, uint64_t len);
 	void (*unmap)(void *ctx, int slot);
-	/* An eventfd that is signalled each time the guest's end of interrupt has lowered the SPI of
-	 * INTx line @line (KVM_IRQFD with RESAMPLE); the machine's. NULL: functions have no INTx.
-	 * Return: fd; -errno. */
+	/* An eventfd that is signalled each time the guest's end of interrupt has lowered the SPI
+	 * of INTx line @line (KVM_IRQFD with RESAMPLE); the machine's. NULL: functions have no
+	 * INTx. Return: fd; -errno. */
 	int (*intx_resample)(void *ctx, unsigned line);
 	void *ctx;
 	const struct gmem *gmem; /* guest RAM; outlives the functions */
@@ -35,8 +35,8 @@ struct pci_machine {
 
 struct pci_host;
 
-/* A function on bus 0. Config accesses are 1, 2 or 4 bytes, naturally aligned, inside 4 KiB; the host
- * serialises them with its lock, and adds the multi-function bit where it is due. */
+/* A function on bus 0. Config accesses are 1, 2 or 4 bytes, naturally aligned, inside 4 KiB; the
+ * host serialises them with its lock, and adds the multi-function bit where it is due. */
 struct pci_func {
 	const char *name;
 	uint8_t devfn; /* set by pci_host_add */
@@ -55,10 +55,12 @@ int pci_host_add(struct pci_host *host, struct pci_func *func, int devfn);
 /* pci_host_remove - nobody reaches @func any more when this returns */
 void pci_host_remove(struct pci_host *host, struct pci_func *func);
 
-/* pci_in_window - does the bridge decode all of [addr, addr + len)? Elsewhere a BAR answers nobody. */
+/* pci_in_window - does the bridge decode all of [addr, addr + len)? Elsewhere a BAR answers nobody.
+ */
 bool pci_in_window(uint64_t addr, uint64_t len);
 
-/* pci_alloc_mem - a free guest address for a BAR of @len bytes (a power of two), alone in its 64 KiB.
+/* pci_alloc_mem - a free guest address for a BAR of @len bytes (a power of two), alone in its 64
+ * KiB.
  * @above_4g: wanted there, for a 64-bit BAR; the low window is the fallback
  * Return: 0 when none is left. */
 uint64_t pci_alloc_mem(struct pci_host *host, uint64_t len, bool above_4g);

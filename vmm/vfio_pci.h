@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * vfio_pci - passed-through functions: regions, config space and interrupts (their DMA is iommu/vfio).
+ * vfio_pci - passed-through functions: regions, config space and interrupts (their DMA is
+ * iommu/vfio).
  *
- * Set up in two steps, because the mediator must know every endpoint before the machine is described:
- * open all, then add each to the PCI host. Every eventfd is watched from the start, so that a vCPU that
- * enables a vector only makes one VFIO call.
+ * Set up in two steps, because the mediator must know every endpoint before the machine is
+ * described: open all, then add each to the PCI host. Every eventfd is watched from the start, so
+ * that a vCPU that enables a vector only makes one VFIO call.
  */
 #ifndef VMM_VFIO_PCI_H
 #define VMM_VFIO_PCI_H
@@ -24,8 +25,8 @@ int vfio_set_create(struct vfio_set **out);
 void vfio_set_destroy(struct vfio_set *set);
 
 /* vfio_set_quiesce - no more interrupts, bus mastering off, devices reset: no DMA after it returns.
- * vCPUs and event loop have stopped, but bus, host bridge, machine and loop still exist. May be called
- * again. */
+ * vCPUs and event loop have stopped, but bus, host bridge, machine and loop still exist. May be
+ * called again. */
 void vfio_set_quiesce(struct vfio_set *set);
 
 /**
