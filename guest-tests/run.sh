@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# run.sh [-l] [NAME]... - run the scenarios of scenarios.cfg (all, or those whose name or host's name
-# is given) and judge their reports. -l only lists them.
+# run.sh [-l|-k] [NAME]... - run the scenarios of scenarios.cfg (all, or those whose name or host's
+# name is given) and judge their reports. -l only lists them, -k keeps every log.
 #
 # On an arm64 machine with 16 KiB pages and /dev/kvm they run directly, elsewhere in the lab. Prints
 # a line per scenario and what failed in it, and `N passed, N failed, N skipped`, which counts claims.
@@ -49,7 +49,7 @@ read_config() {
 		[[ $line =~ ^([a-z]+)\ =\ (.*)$ ]] || die "scenarios.cfg: cannot read '$line'"
 		key=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
 		case $key in
-		device | disk | generation | smp | memory | host | payload | script | kernel | modules | run | \
+		device | disk | generation | host | payload | script | kernel | modules | run | \
 			params | before | status | time | faults | says | claims | after) ;;
 		*) die "scenarios.cfg: [$section] has an unknown key '$key'" ;;
 		esac
@@ -97,7 +97,7 @@ judge() {
 	read -r status seconds < <(sed -n 's/^= //p' "$file")
 	if [[ ! $status ]]; then
 		report_fail "$name" "the host stopped before it ended"
-	elif [[ $seconds -ge $(get "$name" time 60) ]]; then
+	elif [[ $seconds -ge $(get "$name" time 180) ]]; then
 		report_fail "$name" "timed out after $seconds s"
 	elif [[ $status != "$(get "$name" status 0)" ]]; then
 		report_fail "$name" "granule ended with status $status instead of $(get "$name" status 0)"
@@ -132,7 +132,7 @@ judge() {
 	passed=$((passed + ok))
 	if [[ $failed -eq $before ]]; then
 		printf 'pass  %s (%s claims, %s s)\n' "$name" "$ok" "$seconds"
-		rm -f "$log"
+		[[ $keep ]] || rm -f "$log"
 	else
 		printf '      log of %s: %s\n' "$name" "$log"
 	fi
@@ -159,7 +159,7 @@ guest_files() {
 	script=$(get "$name" script)
 	modules=$(get "$name" modules)
 	kernel=$("$lab" kernel "$package") || return
-	initrd=$out/$script-$package.initrd
+	initrd=$out/$script-$package-${modules//,/-}.initrd
 	"$lab" initrd --kernel "$package" --modules "$modules" --script "$here/linux/$script.sh" \
 		--put "$here/linux/lib.sh:/test/lib.sh" --put "$build/linux/blkcheck:/usr/bin/blkcheck" \
 		-o "$initrd"
@@ -186,7 +186,7 @@ plan() {
 		get "$name" before
 		echo
 		# shellcheck disable=SC2016
-		printf 'scenario %q %q granule run %s -p %q %s\n' "$name" "$(get "$name" time 60)" \
+		printf 'scenario %q %q granule run %s -p %q %s\n' "$name" "$(get "$name" time 180)" \
 			"${args[*]}" "$params" "$(get "$name" run)"
 		while IFS= read -r line; do
 			[[ ! $line ]] || echo "after $line"
@@ -205,7 +205,7 @@ make_disk() {
 
 # run_host HOST NAME...
 run_host() {
-	local host=$1 name id mib args=() files=() reason image file status
+	local host=$1 name id mib args=() files=() reason image file said status=0 limit=60
 	shift
 	reason=$(native && lab_only "$host")
 	if [[ $reason ]]; then
@@ -242,13 +242,15 @@ run_host() {
 		while IFS= read -r file; do
 			args+=(--put "$file")
 		done < <(printf '%s\n' "${puts[@]}" "$out/$host.plan" | sort -u)
-		local limit=60
 		for name; do
-			limit=$((limit + $(get "$name" time 60) + 15))
+			limit=$((limit + $(get "$name" time 180) + 15))
 		done
-		"$lab" exec "${args[@]}" --smp "$(get "host $host" smp 2)" \
-			--memory "$(get "host $host" memory 4G)" --timeout "$limit" \
-			-- sh "$host.plan" >"$out/$host.out" 2>"$out/$host.err" </dev/null
+		"$lab" exec "${args[@]}" --timeout "$limit" -- sh "$host.plan" \
+			>"$out/$host.out" 2>"$out/$host.err" </dev/null &
+		# A signal for us is one for the lab too.
+		# shellcheck disable=SC2064 # this one
+		trap "kill $!; wait; exit 143" TERM
+		wait $!
 		status=$?
 	fi
 	for name; do
@@ -280,11 +282,38 @@ if [[ ${1-} == -l ]]; then
 	done
 	exit
 fi
+keep=
+if [[ ${1-} == -k ]]; then
+	keep=1
+	shift
+fi
 for name; do
 	[[ " ${scenarios[*]} ${hosts[*]} " == *" $name "* ]] ||
 		die "there is no scenario or host '$name': see run.sh -l"
 done
 mkdir -p "$out"
+
+# finish_host HOST: show what its subshell had to say
+finish_host() {
+	local p=0 f=1 s=0 # of one that could not even count
+	cat "$out/$1.report"
+	[[ ! -e $out/$1.counts ]] || read -r p f s <"$out/$1.counts"
+	passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
+	rm -f "$out/$1".{report,counts}
+}
+
+# A lab host keeps one CPU busy: as many at once as this machine has.
+jobs=${JOBS:-$(nproc)}
+native && jobs=1
+declare -A running=() # process -> host
+wait_for_one() {
+	local pid
+	wait -n -p pid "${!running[@]}"
+	finish_host "${running[$pid]}"
+	unset "running[$pid]"
+}
+trap 'kill "${!running[@]}" 2>/dev/null; exit 130' INT TERM HUP
+
 for host in "${hosts[@]}"; do
 	names=()
 	complete=1
@@ -296,7 +325,19 @@ for host in "${hosts[@]}"; do
 			complete=
 		fi
 	done
-	[[ ${#names[@]} -eq 0 ]] || run_host "$host" "${names[@]}"
+	[[ ${#names[@]} -gt 0 ]] || continue
+	[[ ${#running[@]} -lt $jobs ]] || wait_for_one
+	rm -f "$out/$host".{report,counts}
+	(
+		trap - INT TERM HUP
+		passed=0 failed=0 skipped=0
+		run_host "$host" "${names[@]}" >"$out/$host.report" 2>&1
+		echo "$passed $failed $skipped" >"$out/$host.counts"
+	) &
+	running[$!]=$host
+done
+while [[ ${#running[@]} -gt 0 ]]; do
+	wait_for_one
 done
 echo "$passed passed, $failed failed, $skipped skipped"
 [[ $failed -eq 0 ]]

@@ -14,10 +14,13 @@ param() {
 	echo "${value:-$2}"
 }
 
+uptime_s() { cut -d ' ' -f 1 /proc/uptime; }
+
 # claim NAME COMMAND [ARG]...: it holds if COMMAND succeeds; what COMMAND says is the reason if not.
 claim() {
 	claim_name=$1
 	shift
+	echo "note: at $(uptime_s) s: $claim_name"
 	if claim_said=$("$@" 2>&1); then
 		nr_ok=$((nr_ok + 1))
 		echo "ok $claim_name"
