@@ -29,7 +29,6 @@ struct evloop_watch {
 			   freed */
 	bool in_callback;
 	bool removed;
-	bool polls; /* the eventfd is non-blocking: wait by poll, then read */
 	uint64_t count;
 	struct __kernel_timespec delay;
 	union {
@@ -91,8 +90,6 @@ static void watch_arm(struct evloop_watch *watch)
 		io_uring_prep_timeout(sqe, &watch->delay, 0, 0);
 	else if (watch->kind == WATCH_FD)
 		io_uring_prep_poll_add(sqe, watch->fd, (unsigned short)watch->events);
-	else if (watch->polls)
-		io_uring_prep_poll_add(sqe, watch->fd, POLLIN);
 	else
 		io_uring_prep_read(sqe, watch->fd, &watch->count, sizeof(watch->count), 0);
 	io_uring_sqe_set_data(sqe, &watch->op);
@@ -102,6 +99,9 @@ static void watch_arm(struct evloop_watch *watch)
 /* Tell the watch's owner. Return: false if there is nothing more to wait for. */
 static bool watch_tell(struct evloop_watch *watch, int res)
 {
+	/* The kernel could not take the request just now. */
+	if (res == -EINTR || res == -EAGAIN || res == -ENOMEM)
+		return true;
 	switch (watch->kind) {
 	case WATCH_TIMER:
 		watch->fn.timer(watch->ctx);
@@ -111,19 +111,9 @@ static bool watch_tell(struct evloop_watch *watch, int res)
 		watch->fn.fd(watch->ctx, res < 0 ? POLLNVAL : (short)res);
 		return res >= 0;
 	case WATCH_EVENTFD:
-		/* The kernel gives EAGAIN for a non-blocking file instead of waiting. */
-		if (res == -EAGAIN) {
-			watch->polls = true;
-			return true;
-		}
-		if (watch->polls && res > 0) {
-			res = (int)read(watch->fd, &watch->count, sizeof(watch->count));
-			if (res < 0)
-				return errno == EAGAIN || errno == EINTR;
-		}
 		if (res == (int)sizeof(watch->count) && watch->fn.eventfd)
 			watch->fn.eventfd(watch->ctx, watch->count);
-		return res >= 0 || res == -EINTR;
+		return res >= 0;
 	}
 	return false;
 }
@@ -143,7 +133,7 @@ static void watch_done(struct uring_op *op, int res, unsigned flags)
 	again = watch_tell(watch, res);
 	watch->in_callback = false;
 	/* A timer that fired is gone, so that whoever adds it again and again needs no remove. */
-	if (watch->removed || watch->kind == WATCH_TIMER)
+	if (watch->removed || (watch->kind == WATCH_TIMER && !again))
 		watch_free(watch);
 	else if (again)
 		watch_arm(watch);

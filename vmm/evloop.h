@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * evloop - one event loop on one io_uring: file descriptors, eventfds, timers, and whatever a device
- * submits itself (virtio/uring.h). One thread, the one that calls evloop_run(), runs every callback.
- * Everything but evloop_stop() is called on that thread, or before it runs.
+ * evloop - one event loop on one io_uring: file descriptors, eventfds, timers, and whatever a
+ * device submits itself (virtio/uring.h). One thread, the one that calls evloop_run(), runs every
+ * callback. Everything but evloop_stop() is called on that thread, or before it runs.
  */
 #ifndef VMM_EVLOOP_H
 #define VMM_EVLOOP_H
@@ -15,7 +15,7 @@
 struct evloop;
 struct evloop_watch;
 
-int evloop_create(struct evloop **out); /* Return: 0; -errno of io_uring_setup */
+int evloop_create(struct evloop **out);	  /* Return: 0; -errno of io_uring_setup */
 void evloop_destroy(struct evloop *loop); /* frees every watch and timer left */
 
 struct io_uring *evloop_ring(struct evloop *loop);
@@ -25,24 +25,25 @@ struct io_uring *evloop_ring(struct evloop *loop);
 int evloop_add_fd(struct evloop *loop, int fd, short events, void (*fn)(void *ctx, short revents),
 		  void *ctx, struct evloop_watch **out);
 
-/* evloop_add_eventfd - call @fn with the counter each time @fd is signalled; reads it. A blocking
- * eventfd costs one system call less than an EFD_NONBLOCK one. Return: 0; -ENOMEM. */
-int evloop_add_eventfd(struct evloop *loop, int fd, void (*fn)(void *ctx, uint64_t count), void *ctx,
-		       struct evloop_watch **out);
+/* evloop_add_eventfd - call @fn with the counter each time @fd is signalled; reads it. Not for an
+ * EFD_NONBLOCK one, whose reads Linux before 6.9 does not let wait. Return: 0; -ENOMEM. */
+int evloop_add_eventfd(struct evloop *loop, int fd, void (*fn)(void *ctx, uint64_t count),
+		       void *ctx, struct evloop_watch **out);
 
-/* evloop_add_timer - call @fn once after @ns nanoseconds (again: add again, from @fn if need be). The
- * watch is gone when @fn returns: do not remove it after that. Return: 0; -ENOMEM. */
+/* evloop_add_timer - call @fn once after @ns nanoseconds (again: add again, from @fn if need be).
+ * The watch is gone when @fn returns: do not remove it after that. Return: 0; -ENOMEM. */
 int evloop_add_timer(struct evloop *loop, uint64_t ns, void (*fn)(void *ctx), void *ctx,
 		     struct evloop_watch **out);
 
-/* evloop_remove - @fn is not called again after this returns; does not close the fd; NULL is fine */
+/* evloop_remove - @fn is not called again after this returns; does not close the fd; NULL is fine
+ */
 void evloop_remove(struct evloop *loop, struct evloop_watch *watch);
 
 /* evloop_run - run until evloop_stop(). Return: the status given to it, or -errno. */
 int evloop_run(struct evloop *loop);
 
-/* evloop_finish - after evloop_run(): turn until *@done, for what still waits for completions. Whoever sets
- * it calls evloop_wake() then. Return: 0; -errno of a broken ring. */
+/* evloop_finish - after evloop_run(): turn until *@done, for what still waits for completions.
+ * Whoever sets it calls evloop_wake() then. Return: 0; -errno of a broken ring. */
 int evloop_finish(struct evloop *loop, const atomic_bool *done);
 
 /* evloop_wake - end the wait of a turn; any thread, also a signal handler */

@@ -157,10 +157,11 @@ static void *signal_it(void *ctx)
 	return NULL;
 }
 
-static void count_thousand(struct fixture *f, int flags)
+static void no_count_of_an_eventfd_is_lost(void **state)
 {
+	struct fixture *f = *state;
 	pthread_t thread;
-	int fd = eventfd(0, flags);
+	int fd = eventfd(0, EFD_CLOEXEC);
 
 	f->left = 1000;
 	assert_int_equal(evloop_add_eventfd(f->loop, fd, count_up, f, &f->watch), 0);
@@ -170,16 +171,6 @@ static void count_thousand(struct fixture *f, int flags)
 	assert_int_equal(f->sum, 1000);
 	evloop_remove(f->loop, f->watch);
 	close(fd);
-}
-
-static void no_count_of_an_eventfd_is_lost(void **state)
-{
-	count_thousand(*state, EFD_CLOEXEC);
-}
-
-static void no_count_of_a_nonblocking_eventfd_is_lost(void **state)
-{
-	count_thousand(*state, EFD_NONBLOCK);
 }
 
 static void tick(void *ctx)
@@ -396,7 +387,6 @@ int main(void)
 		T(a_closed_fd_is_told_once),
 		T(a_file_without_poll_is_always_ready),
 		T(no_count_of_an_eventfd_is_lost),
-		T(no_count_of_a_nonblocking_eventfd_is_lost),
 		T(a_timer_fires_after_its_time_and_can_be_added_again),
 		T(a_removed_watch_is_never_called_again),
 		T(the_first_status_of_any_thread_wins),
