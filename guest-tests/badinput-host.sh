@@ -1,0 +1,178 @@
+# shellcheck shell=sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# badinput-host [terminal] - the cases of badinput.sh, on the lab's host.
+
+# shellcheck disable=SC2086
+set -- "${1-}" $LAB_DEVICES
+mode=$1 edu=${2-} shared=${3-}
+held=0000:00:13.0
+run="granule run -k vmlinuz"
+
+driver_of() { basename "$(readlink "/sys/bus/pci/devices/$1/driver")"; }
+state() {
+	ls /tmp /dev/shm /root 2>/dev/null
+	for f in /sys/bus/pci/devices/*; do
+		echo "${f##*/} $(driver_of "${f##*/}")"
+	done
+}
+
+# refused NAME STATUS PATTERN COMMAND...: ends with STATUS and says one line that matches PATTERN
+refused() {
+	name=$1 want=$2 pattern=$3
+	shift 3
+	before=$(state)
+	timeout 30 "$@" >/run/out 2>/run/err </dev/null
+	status=$?
+	grep -v warning: /run/err >/run/lines
+	if [ $status -ne "$want" ]; then
+		echo "FAIL $name: status $status instead of $want: $(head -n 1 /run/err)"
+	elif [ "$(wc -l </run/lines)" -ne 1 ] || ! grep -q '^granule: ' /run/lines; then
+		echo "FAIL $name: not one line: $(tr '\n' '|' </run/err)"
+	elif ! grep -q -i -E -e "$pattern" /run/lines; then
+		echo "FAIL $name: $(cat /run/lines)"
+	elif [ "$(state)" != "$before" ] || pidof granule >/dev/null; then
+		echo "FAIL $name: it left something behind"
+	else
+		echo "ok $name: $(cat /run/lines)"
+	fi
+}
+
+# What holds after a guest with a device was ended: the device does no DMA and can be had again.
+device_is_quiet() {
+	# command register, bit 2: bus master
+	command=$(dd if="/sys/bus/pci/devices/$edu/config" bs=1 skip=4 count=1 2>/dev/null | od -An -tu1)
+	[ $((command & 4)) -eq 0 ] && [ "$(driver_of "$edu")" = vfio-pci ] && ! pidof granule >/dev/null
+}
+
+# ended NAME SIGNAL STATUS DELAY...: granule, ended by SIGNAL at some moments of its life, says so and cleans up
+ended() {
+	name=$1 signal=$2 want=$3
+	shift 3
+	for delay; do
+		# timeout's child sends the signal; granule itself is our child, with its own status
+		timeout -s "$signal" "$delay" $run -i initrd -m 256 -c 2 --vfio "$edu" -p quiet \
+			>/run/out 2>/run/err </dev/null
+		status=$?
+		if [ $status -ne "$want" ]; then
+			echo "FAIL $name: after $delay s: status $status instead of $want: $(tail -n 1 /run/err)"
+			return
+		fi
+		if ! device_is_quiet; then
+			echo "FAIL $name: after $delay s: the device is not as it was"
+			return
+		fi
+	done
+	echo "ok $name"
+}
+
+if [ "$mode" = terminal ]; then
+	tty=$(tty)
+	for signal in INT TERM HUP; do
+		case $signal in INT) want=130 ;; TERM) want=143 ;; HUP) want=129 ;; esac
+		before=$(stty -g)
+		sh -c "sleep 3; stty -g <$tty >/run/during; kill -$signal \$(pidof granule)" &
+		$run -i initrd -m 256 -c 1 --vfio "$edu" -p quiet >/run/out 2>/run/err
+		status=$?
+		wait
+		if [ $status -ne $want ]; then
+			echo "FAIL terminal_is_restored_after_SIG$signal: status $status: $(tail -n 1 /run/err)"
+		elif [ "$(cat /run/during)" = "$before" ]; then
+			echo "FAIL terminal_is_restored_after_SIG$signal: it never was in raw mode"
+		elif [ "$(stty -g)" != "$before" ]; then
+			echo "FAIL terminal_is_restored_after_SIG$signal: $(stty -g) was $before"
+		else
+			echo "ok terminal_is_restored_after_SIG$signal"
+		fi
+	done
+	echo "done"
+	exit
+fi
+
+# ---- kernels ----
+refused no_such_kernel 1 'nowhere.*No such file' granule run -k nowhere
+refused kernel_is_a_directory 1 '/root.*directory' granule run -k /root
+refused kernel_is_not_arm64 1 'badinput-host.sh' granule run -k badinput-host.sh
+refused kernel_is_a_program 1 'busybox.*ELF' granule run -k /usr/bin/busybox
+refused kernel_is_cut_off 1 'cut.gz.*(end|trunc|cut|short|incomplete)' granule run -k cut.gz
+refused kernel_is_a_bomb 1 'bomb.gz.*(large|more|limit|big|MiB)' granule run -k bomb.gz
+refused inspect_says_the_same 1 'nowhere' granule inspect nowhere
+
+# ---- memory ----
+truncate -s 300M big
+refused initrd_does_not_fit 1 'initrd.*MiB' $run -i big -m 256
+rm big
+refused initrd_is_missing 1 'nowhere' $run -i nowhere
+refused memory_does_not_fit_the_machine 2 '-m|memory' $run -m 100G
+refused memory_is_too_small 2 '-m|memory' $run -m 1
+refused memory_is_no_size 2 'lots' $run -m lots
+
+# ---- words ----
+refused unknown_option 2 '--frobnicate' $run --frobnicate
+refused unknown_subcommand 2 'rum' granule rum
+refused unknown_key_of_vfio 2 'speed.*sync' $run --vfio "$edu,speed=9"
+refused unknown_value_of_a_key 2 'often' $run --vfio "$edu,sync=often"
+refused unknown_key_of_disk 2 'rw' $run --disk x,rw
+refused no_kernel_given 2 '-k' granule run
+refused too_many_vcpus 2 '9' $run -c 9
+refused malformed_bdf 2 '00:zz.0' $run --vfio 00:zz.0
+
+# ---- devices ----
+refused device_is_absent 1 '0000:00:1f.7' $run --vfio 0000:00:1f.7
+refused device_path_is_absent 1 'nowhere' $run --vfio /sys/bus/pci/devices/nowhere
+refused device_is_the_hosts 1 "$held.*nvme" $run --vfio $held
+refused group_is_not_viable 1 "12.1.*nvme" $run --vfio "$shared"
+refused device_is_given_twice 2 "$edu" $run --vfio "$edu" --vfio "$edu"
+
+# In use by another granule. Its guest must be up: until then it may not have the device yet.
+truncate -s 1M disk
+$run -i initrd -m 256 --vfio "$edu" --disk disk -p quiet >/run/first 2>&1 </dev/null &
+pid=$!
+tries=0
+until grep -q 'guest is up' /run/first; do
+	tries=$((tries + 1))
+	[ $tries -le 600 ] || break
+	usleep 100000
+done
+# `state` wants no granule running: these look at the line alone
+busy() {
+	name=$1 pattern=$2
+	shift 2
+	if "$@" >/run/out 2>/run/err </dev/null; then
+		echo "FAIL $name: it was not refused"
+	elif [ "$(grep -v -c warning: /run/err)" -ne 1 ] || ! grep -q -i -E -e "$pattern" /run/err; then
+		echo "FAIL $name: $(tr '\n' '|' </run/err)"
+	else
+		echo "ok $name: $(grep -v warning: /run/err)"
+	fi
+}
+busy device_is_in_use "(group|$edu).*(use|busy)" $run --vfio "$edu"
+busy disk_is_locked 'disk.*(lock|use)' $run --disk disk
+kill -TERM $pid
+wait $pid
+rm disk
+
+refused disk_is_missing 1 'nowhere' $run --disk nowhere
+refused disk_is_a_directory 1 '/root' $run --disk /root
+printf 'x' >odd
+refused disk_has_an_odd_size 1 'odd.*512' $run --disk odd
+rm odd
+refused stats_cannot_be_written 1 '/nowhere/s' $run --stats /nowhere/s
+
+# ---- the host ----
+mv /dev/kvm /dev/kvm.away
+refused no_kvm 1 '/dev/kvm' $run
+mv /dev/kvm.away /dev/kvm
+# A user who may use both devices, but lock little memory.
+group=$(basename "$(readlink "/sys/bus/pci/devices/$edu/iommu_group")")
+chmod 666 /dev/kvm "/dev/vfio/$group" /dev/vfio/vfio
+chmod 755 /root
+echo 'nobody:x:65534:65534::/root:/bin/sh' >>/etc/passwd
+refused memlock_is_too_low 1 'memlock|locked memory|ulimit -l' \
+	sh -c "ulimit -l 64; exec su -s /bin/sh nobody -c '$run -m 256 --iommu off --vfio $edu'"
+
+# ---- ended from outside ----
+ended ended_by_SIGTERM TERM 143 0.02 0.1 0.2 0.4 0.8 2 4
+ended ended_by_SIGINT INT 130 0.1 1
+ended ended_by_SIGHUP HUP 129 0.1 1
+echo "done"
