@@ -14,7 +14,8 @@
 #include "vmm/layout.h"
 #include "vmm/msg.h"
 
-#define HUGE_PAGE 0x200000ull
+/* A huge page of a 16 KiB host is 32 MiB, of a 4 KiB one 2 MiB. */
+#define RAM_ALIGN 0x2000000ull
 
 #define MAX_SLOTS 1024 /* far below KVM's limit, far above what 8 functions need */
 
@@ -72,15 +73,15 @@ static int add_span(struct memory *memory, uint64_t gpa, uint64_t len)
 	int ret;
 
 	/* Without MAP_NORESERVE the kernel refuses at once what it can never give. */
-	area = mmap(NULL, len + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+	area = mmap(NULL, len + RAM_ALIGN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 		    0);
 	if (area == MAP_FAILED)
 		return -errno;
-	hva = (void *)ALIGN_UP((uintptr_t)area, HUGE_PAGE);
+	hva = (void *)ALIGN_UP((uintptr_t)area, RAM_ALIGN);
 	madvise(hva, len, MADV_HUGEPAGE); /* as fast as it can be, but not needed */
 	ret = gmem_add(&memory->gmem, gpa, len, hva);
 	if (ret) {
-		munmap(area, len + HUGE_PAGE);
+		munmap(area, len + RAM_ALIGN);
 		return ret;
 	}
 	memory->areas[i] = area;
@@ -124,7 +125,7 @@ void memory_destroy(struct memory *memory)
 			memory_unmap(memory, (int)i);
 	}
 	for (unsigned i = 0; i < memory->gmem.nr_spans; i++)
-		munmap(memory->areas[i], memory->gmem.spans[i].len + HUGE_PAGE);
+		munmap(memory->areas[i], memory->gmem.spans[i].len + RAM_ALIGN);
 	pthread_mutex_destroy(&memory->lock);
 	free(memory);
 }
