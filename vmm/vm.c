@@ -160,7 +160,7 @@ static int open_disks(struct vm *vm)
 
 /* ---- the loop -------------------------------------------------------------------------------- */
 
-static int create_loop(struct vm *vm)
+static int create_loop_and_bus(struct vm *vm)
 {
 	int ret = evloop_create(&vm->loop);
 
@@ -170,6 +170,11 @@ static int create_loop(struct vm *vm)
 			  strerror(-ret));
 	else if (ret)
 		msg_error("io_uring cannot be set up: %s", strerror(-ret));
+	if (ret)
+		return ret;
+	ret = bus_create(&vm->bus);
+	if (ret)
+		msg_error("out of memory");
 	return ret;
 }
 
@@ -720,7 +725,7 @@ static int vm_create(const struct vm_config *cfg, struct vm **out)
 		vm->disk_fds[i] = -1;
 
 	if ((ret = load_kernel(vm)) || (ret = open_initrd(vm)) || (ret = open_disks(vm)) ||
-	    (ret = create_loop(vm)) || (ret = bus_create(&vm->bus)) || (ret = interrupted()))
+	    (ret = create_loop_and_bus(vm)) || (ret = interrupted()))
 		goto err_vm;
 	/* The GIC comes in two halves, around the vCPUs. */
 	if ((ret = open_kvm(vm)) || (ret = create_kvm_vm(vm)) ||
