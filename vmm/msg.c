@@ -2,6 +2,7 @@
 #include "vmm/msg.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -14,32 +15,32 @@
 /* Longest line, bytes: a path (PATH_MAX) and a sentence around it. */
 #define MSG_MAX 4608
 
-/* How long a full, non-blocking stderr may hold a message up before the rest is dropped, ms. */
+/* How long a reader of stderr that takes nothing may hold a message up before the rest is dropped,
+ * ms. */
 #define MSG_PATIENCE 1000
 
 static pthread_mutex_t msg_lock = PTHREAD_MUTEX_INITIALIZER;
-static bool msg_raw; /* under msg_lock */
+static bool msg_raw;	 /* under msg_lock */
+static bool msg_stalled; /* the reader took nothing last time; under msg_lock */
 
-/* The terminal's other users may have made the shared file description non-blocking. */
+/*
+ * A vCPU must not wait for ever for the reader of a message that its guest caused, so every write
+ * is asked for first, and is no larger than what a pipe called writable has room for.
+ */
 static void write_all(const char *buf, size_t len)
 {
 	while (len) {
-		ssize_t n = write(STDERR_FILENO, buf, len);
+		struct pollfd pfd = {.fd = STDERR_FILENO, .events = POLLOUT};
+		int ready = poll(&pfd, 1, msg_stalled ? 0 : MSG_PATIENCE);
+		ssize_t n = ready > 0 ? write(STDERR_FILENO, buf, MIN(len, (size_t)PIPE_BUF)) : -1;
 
+		msg_stalled = !ready;
 		if (n > 0) {
 			buf += n;
 			len -= (size_t)n;
-			continue;
+		} else if (!ready || (errno != EINTR && errno != EAGAIN)) {
+			return; /* nobody is left to tell */
 		}
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0 && errno == EAGAIN) {
-			struct pollfd pfd = {.fd = STDERR_FILENO, .events = POLLOUT};
-
-			if (poll(&pfd, 1, MSG_PATIENCE) > 0 && (pfd.revents & POLLOUT))
-				continue;
-		}
-		return; /* nobody is left to tell */
 	}
 }
 

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "vmm/msg.h"
@@ -123,6 +124,19 @@ static void *talk(void *ctx)
 }
 
 /* Several threads, a pipe that fills up, and a writer that may not block. */
+static void a_reader_that_takes_nothing_holds_nobody_up(void **state)
+{
+	time_t start = time(NULL);
+	const char *text;
+
+	for (unsigned i = 0; i < 5000; i++)
+		msg_warn("a guest can cause lines like this one again and again");
+	assert_true(time(NULL) - start < 5);
+	text = heard(*state);
+	assert_true(strlen(text) > 4096);
+	assert_memory_equal(text, "granule: warning: a guest", 25);
+}
+
 static void lines_of_many_threads_stay_whole(void **state)
 {
 	struct pipe_end *p = *state;
@@ -164,6 +178,7 @@ int main(void)
 		TEST(a_message_stays_one_line),
 		TEST(a_long_message_is_cut_and_still_ends),
 		TEST(errno_survives),
+		TEST(a_reader_that_takes_nothing_holds_nobody_up),
 		TEST(lines_of_many_threads_stay_whole),
 	};
 
