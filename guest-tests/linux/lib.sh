@@ -95,8 +95,8 @@ generation=$(param gen 0)
 
 drop_caches() { sync && echo 3 >/proc/sys/vm/drop_caches; }
 
-reads_direct_4k() { blkcheck read -g "$generation" -d -n 400 -t "$(param threads 1)" $disk; }
-reads_direct_1m() { blkcheck read -g "$generation" -d -s 1048576 -n 48 -t "$(param threads 1)" $disk; }
+reads_direct_4k() { blkcheck read -g "$generation" -d -n 300 -t "$(param threads 1)" $disk; }
+reads_direct_1m() { blkcheck read -g "$generation" -d -s 1048576 -n 16 -t "$(param threads 1)" $disk; }
 reads_cached() { drop_caches && blkcheck read -g "$generation" -s 131072 $disk; }
 
 # A new generation, read back past the cache and, once it is dropped, through it.
