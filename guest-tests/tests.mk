@@ -55,7 +55,17 @@ GUEST_DEPS := $(B)/arm64/granule bare $(B)/linux/blkcheck $(B)/linux/blkcheck-na
 guest-check: $(GUEST_DEPS) ## every guest scenario, in the lab
 	$(Q)guest-tests/run.sh
 
-.PHONY: guest-check
+run: $(GUEST_DEPS) ## the main job: a 4 KiB guest with an NVMe disk on a 16 KiB host
+	$(Q)guest-tests/run-demo
+
+shell: $(GUEST_DEPS) ## the same guest, to look around in
+	$(Q)guest-tests/run-demo shell
+
+clean: clean-guests
+clean-guests:
+	$(Q)rm -rf $(addprefix $(B)/,bare bare-qemu linux scenarios demo)
+
+.PHONY: guest-check run shell clean-guests
 
 run: $(B)/arm64/granule $(B)/linux/blkcheck-native ## the main job: a 4 KiB guest with an NVMe disk on a 16 KiB host
 	$(Q)guest-tests/run-demo

@@ -1,6 +1,12 @@
-# shellcheck shell=sh
+# shellcheck shell=sh source-path=SCRIPTDIR
 # SPDX-License-Identifier: Apache-2.0
-# shell - the job of `make shell`'s guest.
+# shell - `make shell`: a shell on the guest's console.
+# shellcheck source=lib.sh
+. /test/lib.sh
+wait_for_disk >/dev/null
 echo
-echo "A 4 KiB guest with a passed-through NVMe disk, /dev/nvme0n1. Power off with poweroff -f, or Ctrl-A x."
-exec setsid cttyhack sh
+echo "This is a guest with pages of $(page_size) bytes. Its disk is $disk, in an IOMMU group of type"
+echo "$(cat $nvme_pci/iommu_group/type 2>/dev/null || echo '(none)'). 'exit' powers it off, Ctrl-A x ends it at once."
+export PS1='guest# ' TERM="${TERM:-linux}"
+cd /root || exit
+setsid -c sh -i </dev/console >/dev/console 2>&1
