@@ -61,21 +61,11 @@ run: $(GUEST_DEPS) ## the main job: a 4 KiB guest with an NVMe disk on a 16 KiB 
 shell: $(GUEST_DEPS) ## the same guest, to look around in
 	$(Q)guest-tests/run-demo shell
 
+test: $(GUEST_DEPS) $(native_TESTS) $(asan_TESTS) ## every test
+	$(Q)guest-tests/test.sh
+
 clean: clean-guests
 clean-guests:
 	$(Q)rm -rf $(addprefix $(B)/,bare bare-qemu linux scenarios demo)
 
-.PHONY: guest-check run shell clean-guests
-
-run: $(B)/arm64/granule $(B)/linux/blkcheck-native ## the main job: a 4 KiB guest with an NVMe disk on a 16 KiB host
-	$(Q)guest-tests/run-demo
-
-shell: $(B)/arm64/granule $(B)/linux/blkcheck-native ## an interactive guest with the same devices
-	$(Q)guest-tests/run-demo shell
-
-.PHONY: run shell
-
-test: $(GUEST_DEPS) $(native_TESTS) $(asan_TESTS) ## every test
-	$(Q)guest-tests/test.sh
-
-.PHONY: test
+.PHONY: guest-check run shell test clean-guests
