@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 /*
  * check - `granule check`: can a guest with a passed-through device run on this host? One line per
  * thing that it takes, with the fix below the line where something is in the way.
@@ -76,8 +76,7 @@ __attribute__((format(printf, 3, 4))) static void bad(struct check *c, const cha
 	putchar('\n');
 }
 
-/* ---- the machine and its KVM -------------------------------------------------------------------
- */
+/* ---- the machine and its KVM ---------------------------------------------------------------- */
 
 static void check_machine(struct check *c)
 {

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/devices.h"
 
 #include <ctype.h>
@@ -54,8 +54,7 @@ struct function {
 	struct iova_range apertures[INSTANCE_MAX_APERTURES];
 };
 
-/* ---- names: the file of pci-utils --------------------------------------------------------------
- */
+/* ---- names: the file of pci-utils ----------------------------------------------------------- */
 
 struct ids {
 	const char *text, *end; /* mapped; NULL: there is none */

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/nvme_guard.h"
 
 #include "iommu/base.h"
@@ -13,8 +13,8 @@
 #define AQA_ASQS  0xfffu /* entries, less one */
 #define SQE_LEN	  64u
 #define OPC_DBBUF 0x7cu
-#define OPC_FABRICS                                                                                \
-	0x7fu /* Fabrics transports only: a PCI Express controller answers Invalid Opcode */
+/* Fabrics transports only: a PCI Express controller answers Invalid Opcode. */
+#define OPC_FABRICS 0x7fu
 
 /* look - at every command that the new tail announces */
 static void look(struct nvme_guard *guard, struct endpoint *ep, const struct gmem *gmem,

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/pci.h"
 
 #include <errno.h>
@@ -89,8 +89,7 @@ static void ecam_access(void *ctx, uint64_t off, void *data, unsigned len, bool 
 	pthread_mutex_unlock(&host->lock);
 }
 
-/* ---- set-up ------------------------------------------------------------------------------------
- */
+/* ---- set-up --------------------------------------------------------------------------------- */
 
 int pci_host_create(const struct pci_machine *machine, struct pci_host **out)
 {
@@ -163,8 +162,7 @@ void pci_host_remove(struct pci_host *host, struct pci_func *func)
 	pthread_mutex_unlock(&host->lock);
 }
 
-/* ---- BAR addresses -----------------------------------------------------------------------------
- */
+/* ---- BAR addresses -------------------------------------------------------------------------- */
 
 static bool inside(uint64_t addr, uint64_t last, uint64_t base, uint64_t len)
 {

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/vfio_dev.h"
 
 #include <errno.h>
@@ -104,8 +104,7 @@ static const struct vfio_dev_ops real_ops = {
 	.close = dev_close,
 };
 
-/* ---- opening -----------------------------------------------------------------------------------
- */
+/* ---- opening -------------------------------------------------------------------------------- */
 
 /* add_area - map [off, off + len) of a BAR; what cannot be mapped is read and written instead */
 static void add_area(struct real_dev *r, unsigned index, uint64_t off, uint64_t len)

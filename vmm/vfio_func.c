@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/vfio_func.h"
 
 #include <errno.h>
@@ -22,9 +22,8 @@
 #define MAX_MSI	    32
 #define MAX_MSIX    2048
 #define MIN_MEM_BAR 16u
-#define PAGES_PER_BAR                                                                              \
-	(VFIO_DEV_MAX_AREAS * 3) /* an area loses at most two holes: table and PBA                 \
-				  */
+/* An area loses at most two holes: table and PBA. */
+#define PAGES_PER_BAR (VFIO_DEV_MAX_AREAS * 3)
 
 enum irq_mode { IRQ_NONE, IRQ_INTX, IRQ_MSI, IRQ_MSIX };
 
@@ -125,8 +124,7 @@ static void sync_for_cpu(struct vfio_func *func)
 	endpoint_sync_for_cpu(func->ep);
 }
 
-/* ---- interrupts --------------------------------------------------------------------------------
- */
+/* ---- interrupts ----------------------------------------------------------------------------- */
 
 /* send_msi - what the device's message at @addr would have done; elsewhere than at the doorbell it
  * is dropped: a message that writes to RAM is not an interrupt */
@@ -303,8 +301,7 @@ static void set_mode(struct vfio_func *func, enum irq_mode mode)
 	}
 }
 
-/* ---- BARs --------------------------------------------------------------------------------------
- */
+/* ---- BARs ----------------------------------------------------------------------------------- */
 
 static void device_access(struct bar *bar, uint64_t off, void *data, unsigned len, bool write)
 {
@@ -565,8 +562,7 @@ static int init_bars(struct vfio_func *func, const uint8_t *config, char *error,
 	return 0;
 }
 
-/* ---- config space ------------------------------------------------------------------------------
- */
+/* ---- config space --------------------------------------------------------------------------- */
 
 struct capability {
 	uint8_t pos, id;
@@ -986,8 +982,7 @@ static void config_write(struct pci_func *pci, unsigned off, unsigned len, uint3
 	written(func, off, len, val);
 }
 
-/* ---- life --------------------------------------------------------------------------------------
- */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 static int init_vector(struct vfio_func *func, struct vector *v, unsigned vec)
 {

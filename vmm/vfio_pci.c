@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: Apache-2.0
+/* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/vfio_pci.h"
 
 #include <errno.h>
@@ -69,8 +69,7 @@ int vfio_set_create(struct vfio_set **out)
 	return 0;
 }
 
-/* ---- opening: what can be wrong is found before VFIO is asked, and named ------------------------
- */
+/* ---- opening: what can be wrong is found before VFIO is asked, and named -------------------- */
 
 /* find_device - the BDF that --vfio means, of a device that exists. Return: 0; -errno after a line.
  */
