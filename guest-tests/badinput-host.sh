@@ -96,6 +96,8 @@ refused kernel_is_not_arm64 1 'badinput-host.sh' granule run -k badinput-host.sh
 refused kernel_is_a_program 1 'busybox.*ELF' granule run -k /usr/bin/busybox
 refused kernel_is_cut_off 1 'cut.gz.*(end|trunc|cut|short|incomplete)' granule run -k cut.gz
 refused kernel_is_a_bomb 1 'bomb.gz.*(large|more|limit|big|MiB)' granule run -k bomb.gz
+refused zboot_is_cut_off 1 'cut.zboot.*(end|trunc|cut|short|incomplete|payload)' granule run -k cut.zboot
+refused zboot_is_a_bomb 1 'bomb.zboot.*(large|more|limit|big|MiB)' granule run -k bomb.zboot
 refused inspect_says_the_same 1 'nowhere' granule inspect nowhere
 
 # ---- memory ----
@@ -163,6 +165,9 @@ refused stats_cannot_be_written 1 '/nowhere/s' $run --stats /nowhere/s
 mv /dev/kvm /dev/kvm.away
 refused no_kvm 1 '/dev/kvm' $run
 mv /dev/kvm.away /dev/kvm
+mv /dev/vfio/vfio /dev/vfio.away
+refused no_vfio 1 '/dev/vfio' $run --vfio "$edu"
+mv /dev/vfio.away /dev/vfio/vfio
 # A user who may use both devices, but lock little memory.
 group=$(basename "$(readlink "/sys/bus/pci/devices/$edu/iommu_group")")
 chmod 666 /dev/kvm "/dev/vfio/$group" /dev/vfio/vfio
@@ -175,4 +180,18 @@ refused memlock_is_too_low 1 'memlock|locked memory|ulimit -l' \
 ended ended_by_SIGTERM TERM 143 0.02 0.1 0.2 0.4 0.8 2 4
 ended ended_by_SIGINT INT 130 0.1 1
 ended ended_by_SIGHUP HUP 129 0.1 1
+# The kernel takes the device back; the next guest can have it.
+ended ended_by_SIGKILL_first KILL 137 1
+ended ended_by_SIGTERM_after_SIGKILL TERM 143 2
+
+# The terminal goes away under it.
+hangup 4 $run -i initrd -m 256 --vfio "$edu" -p quiet
+status=$?
+if [ $status -ne 129 ]; then
+	echo "FAIL terminal_is_gone: status $status instead of 129"
+elif ! device_is_quiet; then
+	echo "FAIL terminal_is_gone: the device is not as it was"
+else
+	echo "ok terminal_is_gone"
+fi
 echo "done"

@@ -39,7 +39,7 @@ bare: $(patsubst %,$(B)/bare/%.img,$(BARE_PAYLOADS)) ## bare-metal payloads
 
 # ---- Linux guests -----------------------------------------------------------------------------------
 
-$(B)/linux/blkcheck: guest-tests/linux/blkcheck.c $(B)/.deps
+$(B)/linux/%: guest-tests/linux/%.c $(B)/.deps
 	@mkdir -p $(dir $@)
 	$(call say,CC,$@)
 	$(Q)$(ARM_PREFIX)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -static -o $@ $< -lpthread
@@ -50,7 +50,7 @@ $(B)/linux/blkcheck-native: guest-tests/linux/blkcheck.c $(B)/.deps
 
 # ---- targets ----------------------------------------------------------------------------------------
 
-GUEST_DEPS := $(B)/arm64/granule bare $(B)/linux/blkcheck $(B)/linux/blkcheck-native
+GUEST_DEPS := $(B)/arm64/granule bare $(addprefix $(B)/linux/,blkcheck blkcheck-native hangup)
 
 guest-check: $(GUEST_DEPS) ## every guest scenario, in the lab
 	$(Q)guest-tests/run.sh
