@@ -47,10 +47,10 @@ args=(--device edu --device edu,addr=12.0,multifunction=on
 	--put "$build/linux/hangup:/usr/bin/hangup" --put "$here/badinput-host.sh" --timeout 300)
 
 "$lab" exec "${args[@]}" -- sh badinput-host.sh </dev/null 2>&1 | tr -d '\r' | tee "$dir/report.txt"
-# The same on a real terminal: its modes are what they were.
-script -E never -qec "'$lab' exec --device edu --put '$kernel':/root/vmlinuz --put '$dir/initrd' \
+# The same on a real terminal: its modes are what they were. It echoes the end of script's input as ^@.
+script -qec "'$lab' exec --device edu --put '$kernel':/root/vmlinuz --put '$dir/initrd' \
 	--put '$here/badinput-host.sh' --timeout 200 -- sh badinput-host.sh terminal" /dev/null </dev/null |
-	tr -d '\r' | tee -a "$dir/report.txt"
+	tr -d '\r' | sed 's/^\^@//' | tee -a "$dir/report.txt"
 
 passed=$(grep -c '^ok ' "$dir/report.txt")
 failed=$(grep -c '^FAIL ' "$dir/report.txt")
