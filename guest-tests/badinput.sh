@@ -19,6 +19,9 @@ if [[ $(uname -m) == aarch64 ]]; then
 fi
 
 mkdir -p "$dir"
+# One run at a time in a tree.
+exec {lock}>"$dir/lock"
+flock "$lock"
 kernel=$("$lab" kernel linux-image-cloud-arm64) || exit
 "$lab" initrd --kernel linux-image-cloud-arm64 --modules virtio_mmio,virtio_iommu \
 	--script "$here/linux/idle.sh" -o "$dir/initrd" || exit

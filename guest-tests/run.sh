@@ -292,6 +292,9 @@ for name; do
 		die "there is no scenario or host '$name': see run.sh -l"
 done
 mkdir -p "$out"
+# One run at a time in a tree: they share its disks and logs.
+exec {lock}>"$out/lock"
+flock "$lock"
 
 # finish_host HOST: show what its subshell had to say
 finish_host() {
@@ -329,7 +332,9 @@ for host in "${hosts[@]}"; do
 	[[ ${#running[@]} -lt $jobs ]] || wait_for_one
 	rm -f "$out/$host".{report,counts}
 	(
+		exec {lock}>&-
 		trap - INT TERM HUP
+		# shellcheck disable=SC2030,SC2031 # its own; they travel in a file
 		passed=0 failed=0 skipped=0
 		run_host "$host" "${names[@]}" >"$out/$host.report" 2>&1
 		echo "$passed $failed $skipped" >"$out/$host.counts"
@@ -339,5 +344,7 @@ done
 while [[ ${#running[@]} -gt 0 ]]; do
 	wait_for_one
 done
+# shellcheck disable=SC2031
 echo "$passed passed, $failed failed, $skipped skipped"
+# shellcheck disable=SC2031
 [[ $failed -eq 0 ]]

@@ -4,7 +4,8 @@
  *
  * A 4 KiB guest maps 4 KiB pages; the host has 16 KiB ones. Whatever shares a host page, each byte must
  * end where the guest's mappings say, and no other byte may change.
- * Needs one edu with dma_mask=0xffffffff, two for the claims about several endpoints.
+ * Needs one edu with dma_mask=0xffffffff, two for the claims about several endpoints. With rings=1 on
+ * the command line write-only slots are synced at UNMAP only: what needs more is left out.
  */
 #include "board.h"
 #include "claim.h"
@@ -693,6 +694,12 @@ static void check_random(void)
 
 void payload(void)
 {
+	struct machine machine;
+
+	if (dtb_read(boot_dtb, &machine)) {
+		print("FAIL edu: the device tree cannot be read\n");
+		return;
+	}
 	if (!edu_find(0, &edu)) {
 		print("FAIL edu: there is no edu device\n");
 		return;
@@ -710,6 +717,7 @@ void payload(void)
 	check_bypass();
 	check_two();
 	check_msi();
-	check_random();
+	if (!dtb_parameter(&machine, "rings", 0))
+		check_random();
 	vdev_reset(&iommu.dev);
 }

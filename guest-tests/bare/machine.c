@@ -33,22 +33,6 @@
 
 static struct machine machine;
 
-/* The number after @name in the command line, @otherwise if it is not there. */
-static uint64_t parameter(const char *name, uint64_t otherwise)
-{
-	size_t len = strlen(name);
-	uint64_t val = 0;
-
-	for (const char *p = machine.cmdline; *p; p++) {
-		if (strncmp(p, name, len) || p[len] != '=' || (p > machine.cmdline && p[-1] != ' '))
-			continue;
-		for (p += len + 1; *p >= '0' && *p <= '9'; p++)
-			val = val * 10 + (uint64_t)(*p - '0');
-		return val;
-	}
-	return otherwise;
-}
-
 /* ---- device tree, vCPUs ---------------------------------------------------------------------- */
 
 static void check_device_tree(void)
@@ -58,8 +42,8 @@ static void check_device_tree(void)
 	claim_begin("device_tree_describes_the_machine");
 	claim_check("it can be read", (uint64_t)dtb_read(boot_dtb, &machine), 0);
 	ram = machine.ram_len + machine.ram_high_len;
-	claim_check("cpus", machine.nr_cpus, parameter("cpus", machine.nr_cpus));
-	claim_check("memory in MiB", ram >> 20, parameter("memory", ram >> 20));
+	claim_check("cpus", machine.nr_cpus, dtb_parameter(&machine, "cpus", machine.nr_cpus));
+	claim_check("memory in MiB", ram >> 20, dtb_parameter(&machine, "memory", ram >> 20));
 	claim_check("we run in RAM", (uint64_t)(uintptr_t)&machine - machine.ram_base < machine.ram_len, true);
 	claim_check("vCPU 0 is us", machine.mpidr[0], read_sysreg("mpidr_el1") & 0xff00ffffffull);
 	claim_end();

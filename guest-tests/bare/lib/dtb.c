@@ -80,3 +80,18 @@ int dtb_read(const void *dtb, struct machine *out)
 		p += (len + 3) & ~3u;
 	}
 }
+
+uint64_t dtb_parameter(const struct machine *machine, const char *name, uint64_t otherwise)
+{
+	size_t len = strlen(name);
+	uint64_t val = 0;
+
+	for (const char *p = machine->cmdline; *p; p++) {
+		if (strncmp(p, name, len) || p[len] != '=' || (p > machine->cmdline && p[-1] != ' '))
+			continue;
+		for (p += len + 1; *p >= '0' && *p <= '9'; p++)
+			val = val * 10 + (uint64_t)(*p - '0');
+		return val;
+	}
+	return otherwise;
+}

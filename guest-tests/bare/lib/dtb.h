@@ -18,4 +18,7 @@ struct machine {
 /* dtb_read - Return: 0; -1 it is no device tree, or has no memory or cpu in it. */
 int dtb_read(const void *dtb, struct machine *out);
 
+/* dtb_parameter - the number in the command line's word @name=number; @otherwise: it is not there */
+uint64_t dtb_parameter(const struct machine *machine, const char *name, uint64_t otherwise);
+
 #endif
