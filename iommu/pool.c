@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "iommu/pool.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
@@ -21,7 +22,8 @@ struct pool {
 	uint64_t *busy; /* a bit per page: lent or hot */
 	size_t next;	/* where the next search starts */
 	size_t nr_lent;
-	size_t nr_peak;
+	size_t nr_reserved; /* free or hot pages that only pool_get_reserved() may take */
+	size_t nr_peak;	    /* of both together */
 	unsigned nr_hot;
 	uint32_t hot[POOL_HOT_MAX];
 };
@@ -122,18 +124,27 @@ static size_t find_run(const struct pool *pool, size_t from, size_t to, size_t w
 	return best;
 }
 
+static void note_peak(struct pool *pool)
+{
+	pool->nr_peak = MAX(pool->nr_peak, pool->nr_lent + pool->nr_reserved);
+}
+
 static uint8_t *lend(struct pool *pool, size_t first, size_t nr, size_t *got)
 {
 	pool->nr_lent += nr;
-	pool->nr_peak = MAX(pool->nr_peak, pool->nr_lent);
+	note_peak(pool);
 	*got = nr;
 	return pool->pages + first * pool->page_size;
 }
 
 uint8_t *pool_get(struct pool *pool, size_t want, size_t *got)
 {
+	size_t spare = pool->nr_pages - pool->nr_lent - pool->nr_reserved;
 	size_t first = 0, wrapped = 0, nr, nr_wrapped;
 
+	want = MIN(want, spare);
+	if (!want)
+		return NULL;
 	if (want == 1 && pool->nr_hot)
 		return lend(pool, pool->hot[--pool->nr_hot], 1, got);
 
@@ -149,14 +160,39 @@ uint8_t *pool_get(struct pool *pool, size_t want, size_t *got)
 		if (nr || !pool->nr_hot)
 			break;
 		/* Only hot pages are left: they are as good as any, but not in one piece. */
-		while (pool->nr_hot)
-			release(pool, pool->hot[--pool->nr_hot], 1);
+		pool_trim(pool);
 	}
 	if (!nr)
 		return NULL;
 	set_busy(pool, first, nr, true);
 	pool->next = first + nr == pool->nr_pages ? 0 : first + nr;
 	return lend(pool, first, nr, got);
+}
+
+int pool_reserve(struct pool *pool)
+{
+	if (pool->nr_lent + pool->nr_reserved == pool->nr_pages)
+		return -ENOMEM;
+	pool->nr_reserved++;
+	note_peak(pool);
+	return 0;
+}
+
+void pool_unreserve(struct pool *pool)
+{
+	assert(pool->nr_reserved);
+	pool->nr_reserved--;
+}
+
+uint8_t *pool_get_reserved(struct pool *pool)
+{
+	uint8_t *page;
+	size_t got;
+
+	pool_unreserve(pool);
+	page = pool_get(pool, 1, &got);
+	assert(page); /* lent and reserved pages together never exceed what there is */
+	return page;
 }
 
 static size_t page_index(const struct pool *pool, const uint8_t *page)
@@ -177,6 +213,12 @@ void pool_put(struct pool *pool, uint8_t *page, size_t nr)
 		release(pool, first, nr);
 }
 
+void pool_trim(struct pool *pool)
+{
+	while (pool->nr_hot)
+		release(pool, pool->hot[--pool->nr_hot], 1);
+}
+
 uint8_t *pool_twin(const struct pool *pool, const uint8_t *byte)
 {
 	return pool->pages + pool->nr_pages * pool->page_size + (byte - pool->pages);
@@ -184,7 +226,7 @@ uint8_t *pool_twin(const struct pool *pool, const uint8_t *byte)
 
 uint64_t pool_used(const struct pool *pool)
 {
-	return 2 * (uint64_t)pool->nr_lent * pool->page_size;
+	return 2 * (uint64_t)(pool->nr_lent + pool->nr_reserved) * pool->page_size;
 }
 
 uint64_t pool_peak(const struct pool *pool)

@@ -116,6 +116,112 @@ static void no_page_is_lent_twice(void **state)
 	pool_destroy(pool);
 }
 
+static void what_is_reserved_is_lent_to_nobody_else(void **state)
+{
+	uint8_t *page, *run;
+	struct pool *pool;
+	size_t got;
+
+	(void)state;
+	assert_int_equal(pool_create(PAGE, 4 * 2 * PAGE, &pool), 0);
+	assert_int_equal(pool_reserve(pool), 0);
+	assert_int_equal(pool_reserve(pool), 0);
+	assert_int_equal(pool_used(pool), 2 * 2 * PAGE);
+	run = pool_get(pool, 4, &got); /* a run stops where the promises begin */
+	assert_non_null(run);
+	assert_int_equal(got, 2);
+	assert_null(pool_get(pool, 1, &got));
+	assert_int_equal(pool_reserve(pool), -ENOMEM);
+	page = pool_get_reserved(pool);
+	assert_non_null(page);
+	assert_true(page + PAGE <= run || run + 2 * PAGE <= page);
+	assert_int_equal(pool_used(pool), 4 * 2 * PAGE);
+	assert_null(pool_get(pool, 1, &got));
+	pool_unreserve(pool);
+	assert_int_equal(pool_used(pool), 3 * 2 * PAGE);
+	assert_non_null(pool_get(pool, 1, &got));
+	assert_int_equal(pool_peak(pool), 4 * 2 * PAGE);
+	pool_destroy(pool);
+}
+
+/* Also when what is free is hot: single pages in no order. */
+static void a_reservation_survives_every_mix_of_lending(void **state)
+{
+	enum { NR = 32 };
+	uint8_t *lent[NR];
+	struct pool *pool;
+	unsigned seed = 7, nr = 0, reserved = 0;
+	size_t got;
+
+	(void)state;
+	assert_int_equal(pool_create(PAGE, (uint64_t)NR * 2 * PAGE, &pool), 0);
+	for (int op = 0; op < 20000; op++) {
+		uint8_t *page = NULL;
+
+		seed = seed * 1103515245 + 12345;
+		switch ((seed >> 16) % 5) {
+		case 0:
+			assert_int_equal(pool_reserve(pool), nr + reserved < NR ? 0 : -ENOMEM);
+			reserved += nr + reserved < NR;
+			break;
+		case 1:
+			if (reserved) {
+				page = pool_get_reserved(pool);
+				assert_non_null(page);
+				reserved--;
+			}
+			break;
+		case 2:
+			page = pool_get(pool, 1, &got);
+			assert_int_equal(!!page, nr + reserved < NR);
+			break;
+		case 3:
+			if (reserved && (seed >> 20) % 2) {
+				pool_unreserve(pool);
+				reserved--;
+			} else {
+				pool_trim(pool);
+			}
+			break;
+		default:
+			if (nr) {
+				unsigned i = (seed >> 20) % nr;
+
+				pool_put(pool, lent[i], 1);
+				lent[i] = lent[--nr];
+			}
+		}
+		if (page) {
+			for (unsigned i = 0; i < nr; i++)
+				assert_ptr_not_equal(page, lent[i]);
+			lent[nr++] = page;
+		}
+		assert_int_equal(pool_used(pool), (uint64_t)(nr + reserved) * 2 * PAGE);
+	}
+	pool_destroy(pool);
+}
+
+static void trimming_gives_the_memory_of_free_pages_back(void **state)
+{
+	struct pool *pool;
+	uint8_t *page;
+	size_t got;
+
+	(void)state;
+	assert_int_equal(pool_create(PAGE, 2 * PAGE, &pool), 0);
+	page = pool_get(pool, 1, &got);
+	page[5] = 1;
+	*pool_twin(pool, page + 5) = 1;
+	pool_put(pool, page, 1);
+	pool_trim(pool);
+	page = pool_get(pool, 1, &got);
+	assert_non_null(page);
+	/* the kernel's page of zeros, not ours */
+	assert_int_equal(page[5], 0);
+	assert_int_equal(*pool_twin(pool, page + 5), 0);
+	pool_destroy(pool);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -123,6 +229,9 @@ int main(void)
 		cmocka_unit_test(the_limit_holds_and_pages_come_back),
 		cmocka_unit_test(a_run_is_contiguous_or_the_longest_there_is),
 		cmocka_unit_test(no_page_is_lent_twice),
+		cmocka_unit_test(what_is_reserved_is_lent_to_nobody_else),
+		cmocka_unit_test(a_reservation_survives_every_mix_of_lending),
+		cmocka_unit_test(trimming_gives_the_memory_of_free_pages_back),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
