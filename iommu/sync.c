@@ -68,6 +68,8 @@ static inline void dma_barrier(void)
 {
 #ifdef __aarch64__
 	__asm__ volatile("dmb osh" ::: "memory");
+#elif defined(__SANITIZE_THREAD__) && defined(__x86_64__)
+	__asm__ volatile("mfence" ::: "memory"); /* the race detector knows no fences */
 #else
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 #endif
@@ -113,21 +115,67 @@ static inline unsigned merge_word(uint64_t *dst, uint64_t *twin, uint64_t new,
 	return (unsigned)__builtin_popcountll(mask) / 8;
 }
 
+static uint64_t *words(const uint8_t *p)
+{
+	return (uint64_t *)(uintptr_t)p;
+}
+
+/* ---- bulk: memory that the other side may be writing at this moment ---- */
+
+#ifdef __SANITIZE_THREAD__
+/* What the library's copies do on every machine we run on, word by word, said so that the race
+ * detector knows that it is meant. */
+static bool differs(const uint8_t *a, const uint8_t *b, size_t len)
+{
+	for (size_t i = 0; i < len / 8; i++) {
+		if (load_word(words(a) + i) != load_word(words(b) + i))
+			return true;
+	}
+	return false;
+}
+
+static void fill_both(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len)
+{
+	for (size_t i = 0; i < len / 8; i++) {
+		uint64_t word = load_word(words(guest) + i);
+
+		__atomic_store_n(words(bounce) + i, word, __ATOMIC_RELEASE);
+		if (twin)
+			words(twin)[i] = word;
+	}
+}
+
+void sync_zero(uint8_t *bounce, size_t len)
+{
+	for (size_t i = 0; i < len / 8; i++)
+		__atomic_store_n(words(bounce) + i, 0, __ATOMIC_RELEASE);
+}
+#else
 /*
- * Do @len bytes differ? The other side may be writing them meanwhile: what is missed belongs to the
- * next sync point, what is seen is read again, in order, by whoever acts on it.
+ * Do @len bytes differ? What is missed because the other side writes meanwhile belongs to the next
+ * sync point; what is seen is read again, in order, by whoever acts on it.
  */
 static inline bool differs(const uint8_t *a, const uint8_t *b, size_t len)
 {
 	return memcmp(a, b, len) != 0;
 }
 
-/* ---- one slot ---- */
-
-static uint64_t *words(const uint8_t *p)
+static inline void fill_both(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len)
 {
-	return (uint64_t *)(uintptr_t)p;
+	memcpy(bounce, guest, len);
+	/* From the bounce page, not from the guest's: a CPU that writes meanwhile must not make the
+	 * twin differ from what the device was given. */
+	if (twin)
+		memcpy(twin, bounce, len);
 }
+
+void sync_zero(uint8_t *bounce, size_t len)
+{
+	memset(bounce, 0, len);
+}
+#endif
+
+/* ---- one slot ---- */
 
 /* What differs from @twin in @src -> @dst. */
 static uint64_t merge_slot(uint8_t *dst, uint8_t *twin, const uint8_t *src, size_t len,
@@ -153,7 +201,7 @@ static uint64_t refresh_slot(uint8_t *bounce, const uint8_t *guest, size_t len)
 	for (size_t i = 0; i < len / 8; i++) {
 		uint64_t new = load_word(words(guest) + i);
 
-		if (*(words(bounce) + i) == new)
+		if (load_word(words(bounce) + i) == new)
 			continue;
 		__atomic_store_n(words(bounce) + i, new, __ATOMIC_RELEASE);
 		bytes += 8;
@@ -164,11 +212,7 @@ static uint64_t refresh_slot(uint8_t *bounce, const uint8_t *guest, size_t len)
 void sync_fill(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len,
 	       struct mediator_stats *stats)
 {
-	memcpy(bounce, guest, len);
-	/* From the bounce page, not from the guest's: a CPU that writes meanwhile must not make the
-	 * twin differ from what the device was given. */
-	if (twin)
-		memcpy(twin, bounce, len);
+	fill_both(bounce, twin, guest, len);
 	stats->bytes_to_device += len;
 }
 
@@ -177,6 +221,82 @@ void sync_collect(const uint8_t *bounce, uint8_t *twin, uint8_t *guest, size_t l
 {
 	dma_barrier();
 	stats->bytes_to_guest += merge_slot(guest, twin, bounce, len, stats);
+}
+
+/* ---- a slot whose frame changes its class ---- */
+
+/*
+ * A word of the side that was left behind says @from where the twin says @old: the bytes that
+ * differ go to *dst, but only where *dst has not moved on from the twin itself.
+ * The caller gives the twin its new value. Return: bytes moved.
+ */
+static unsigned catch_up_word(uint64_t *dst, uint64_t old, uint64_t from,
+			      struct mediator_stats *stats)
+{
+	uint64_t changed = differing_bytes(from, old);
+	uint64_t cur = __atomic_load_n(dst, __ATOMIC_RELAXED);
+	uint64_t mask, newer;
+
+	/* Also a word that changed whole: someone may write it between the look and the store, and
+	 * that is the newer one. */
+	do {
+		mask = changed & ~differing_bytes(cur, old);
+		if (!mask)
+			break;
+	} while (!__atomic_compare_exchange_n(dst, &cur, (cur & ~mask) | (from & mask), true,
+					      __ATOMIC_RELEASE, __ATOMIC_RELAXED));
+	newer = changed & ~mask & differing_bytes(cur, from);
+	stats->conflicts += (unsigned)__builtin_popcountll(newer) / 8;
+	return (unsigned)__builtin_popcountll(mask) / 8;
+}
+
+/* Words of which an order can be kept: read from the last to the first before any is written. */
+#define CATCH_UP_WORDS (0x10000 / 8)
+
+static uint64_t catch_up(uint8_t *dst, uint8_t *twin, const uint8_t *from, size_t len,
+			 struct mediator_stats *stats)
+{
+	uint64_t seen[CATCH_UP_WORDS];
+	uint64_t bytes = 0;
+
+	dma_barrier();
+	for (size_t done = 0; done < len; done += sizeof(seen)) {
+		size_t part = MIN(len - done, sizeof(seen));
+
+		if (!differs(from + done, twin + done, part))
+			continue;
+		for (size_t i = part / 8; i--;)
+			seen[i] = load_word(words(from + done) + i);
+		for (size_t i = 0; i < part / 8; i++) {
+			uint64_t *agreed = words(twin + done) + i;
+
+			if (seen[i] == *agreed)
+				continue;
+			bytes += catch_up_word(words(dst + done) + i, *agreed, seen[i], stats);
+			*agreed = seen[i];
+		}
+	}
+	dma_barrier();
+	return bytes;
+}
+
+void sync_to_bounce(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len,
+		    struct mediator_stats *stats)
+{
+	if (twin) {
+		stats->bytes_to_device += catch_up(bounce, twin, guest, len, stats);
+	} else {
+		dma_barrier();
+		stats->bytes_to_device += refresh_slot(bounce, guest, len);
+		dma_barrier();
+	}
+}
+
+void sync_to_direct(uint8_t *guest, uint8_t *twin, const uint8_t *bounce, size_t len,
+		    struct mediator_stats *stats)
+{
+	if (twin)
+		stats->bytes_to_guest += catch_up(guest, twin, bounce, len, stats);
 }
 
 /* ---- all slots of a domain ---- */

@@ -51,6 +51,36 @@ void sync_collect(const uint8_t *bounce, uint8_t *twin, uint8_t *guest, size_t l
 		  struct mediator_stats *stats);
 
 /**
+ * sync_to_bounce - a live frame changed from direct to bounce: bring what its slot missed
+ * @twin: NULL for a read-only slot: the bounce page becomes what the guest's page is
+ * @len: as for sync_fill()
+ *
+ * Bounce page and twin were filled from the guest's page while devices could still write it, then
+ * every translation was replaced and invalidated; now devices write the bounce page and the CPU the
+ * guest's page, both also during this call. A byte of the guest's page that is no longer the twin's
+ * was written meanwhile. It goes to the bounce page unless a device has written there too: that is
+ * newer, and the next sync for the CPU (or UNMAP) brings it to the guest. Either way the twin takes
+ * the guest's byte, so no later sync for devices undoes a device's write.
+ */
+void sync_to_bounce(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len,
+		    struct mediator_stats *stats);
+
+/**
+ * sync_to_direct - a live frame changed from bounce to direct: bring what its slot missed
+ * @twin: NULL for a read-only slot: nothing a device wrote there goes anywhere
+ *
+ * The slot was collected, then every translation was replaced by the guest's page and invalidated;
+ * now CPU and devices write the guest's page, also during this call. A byte of the bounce page that
+ * is not the twin's was written after the collect. It goes to the guest's page unless the byte
+ * there is no longer the twin's either: that is newer.
+ */
+void sync_to_direct(uint8_t *guest, uint8_t *twin, const uint8_t *bounce, size_t len,
+		    struct mediator_stats *stats);
+
+/* sync_zero - make @len bytes of a bounce page unreadable history; a device may be writing them */
+void sync_zero(uint8_t *bounce, size_t len);
+
+/**
  * sync_frames - one sync point for all bounce frames of a domain
  * @granule: bytes of a slot
  * @mode: SYNC_RINGS or SYNC_FULL

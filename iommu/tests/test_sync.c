@@ -230,6 +230,238 @@ static void unmap_collects_what_the_device_changed_and_no_more(void **state)
 	assert_int_equal(fx->stats.bytes_to_guest, 512);
 }
 
+/* ---- a live change of class ---- */
+
+struct byte_case {
+	uint8_t guest, twin, bounce; /* before */
+	uint8_t guest_then, twin_then, bounce_then;
+	bool conflict;
+};
+
+/* Each case in each byte of a word, its neighbours agreed upon. */
+static void run_byte_cases(const struct byte_case *c, size_t nr, bool to_bounce)
+{
+	for (size_t n = 0; n < nr; n++) {
+		for (unsigned at = 0; at < 8; at++) {
+			uint64_t g = 0x1111111111111111, t = g, b = g;
+			struct mediator_stats stats = {0};
+			uint8_t *pg = (uint8_t *)&g, *pt = (uint8_t *)&t, *pb = (uint8_t *)&b;
+
+			pg[at] = c[n].guest;
+			pt[at] = c[n].twin;
+			pb[at] = c[n].bounce;
+			if (to_bounce)
+				sync_to_bounce(pb, pt, pg, 8, &stats);
+			else
+				sync_to_direct(pg, pt, pb, 8, &stats);
+			assert_int_equal(pg[at], c[n].guest_then);
+			assert_int_equal(pt[at], c[n].twin_then);
+			assert_int_equal(pb[at], c[n].bounce_then);
+			assert_int_equal(stats.conflicts, c[n].conflict);
+			pg[at] = pt[at] = pb[at] = 0x11;
+			assert_true(g == 0x1111111111111111 && t == g && b == g);
+		}
+	}
+}
+
+static void on_the_way_to_bounce_each_byte_goes_where_it_belongs(void **state)
+{
+	static const struct byte_case cases[] = {
+		{1, 1, 1, 1, 1, 1, false}, /* nobody */
+		{2, 1, 1, 2, 2, 2, false}, /* late through a stale translation, or the CPU */
+		{1, 1, 3, 1, 1, 3, false}, /* the device: the next sync's */
+		{2, 1, 3, 2, 2, 3, true},  /* both: the device's is newer, and the next sync's */
+		{2, 1, 2, 2, 2, 2, false}, /* both the same */
+	};
+
+	(void)state;
+	run_byte_cases(cases, ARRAY_SIZE(cases), true);
+}
+
+static void on_the_way_to_direct_each_byte_goes_where_it_belongs(void **state)
+{
+	static const struct byte_case cases[] = {
+		{1, 1, 1, 1, 1, 1, false}, /* nobody */
+		{2, 1, 1, 2, 1, 1, false}, /* in its place already */
+		{1, 1, 3, 3, 3, 3, false}, /* late through a stale translation */
+		{2, 1, 3, 2, 3, 3, true},  /* the guest's page was written after that */
+		{3, 1, 3, 3, 3, 3, false}, /* both the same */
+	};
+
+	(void)state;
+	run_byte_cases(cases, ARRAY_SIZE(cases), false);
+}
+
+static void words_that_changed_whole_and_in_part_all_arrive(void **state)
+{
+	static uint8_t g[G], t[G], b[G];
+	struct mediator_stats stats = {0};
+
+	(void)state;
+	for (unsigned i = 0; i < G; i++)
+		g[i] = (uint8_t)(i % 24 < 13 ? i | 1 : 0);
+	sync_to_bounce(b, t, g, G, &stats);
+	assert_memory_equal(b, g, G);
+	assert_memory_equal(t, g, G);
+	memset(g, 0, G);
+	memset(t, 0, G);
+	sync_to_direct(g, t, b, G, &stats);
+	assert_memory_equal(g, b, G);
+	assert_int_equal(stats.bytes_to_guest, stats.bytes_to_device);
+	assert_int_equal(stats.conflicts, 0);
+}
+
+static void a_read_only_slot_follows_the_guest_through_a_class_change(void **state)
+{
+	uint64_t g = 2, b = 0x0300;
+	struct mediator_stats stats = {0};
+
+	(void)state;
+	sync_to_bounce((uint8_t *)&b, NULL, (uint8_t *)&g, 8, &stats);
+	assert_int_equal(b, 2);
+	b = 0x77;
+	sync_to_direct((uint8_t *)&g, NULL, (uint8_t *)&b, 8, &stats);
+	assert_int_equal(g, 2);
+}
+
+/*
+ * A page changes its class over and over while a CPU writes the upper half of each word and a
+ * device the lower half, wherever its translation leads at that moment. Every value is one byte
+ * repeated, and no side writes a value again before a change has ended, so that a comparison sees
+ * each write. Whenever both pause, the last write of each side to each word must be there.
+ */
+#define MOVER_WORDS 64u
+#define MOVES	    400u
+
+struct mover {
+	_Atomic(uint64_t *) target;    /* where the device's translation leads */
+	atomic_uint wanted, seen;      /* invalidations asked for, and done */
+	atomic_uint phase;	       /* odd: pause */
+	atomic_uint device_at, cpu_at; /* the phase each side is in */
+	atomic_bool stop;
+	uint32_t device_wrote[MOVER_WORDS], cpu_wrote[MOVER_WORDS];
+};
+
+/* Return: false to end; then and in a pause nothing more is written. */
+static bool mover_may_write(struct mover *mover, atomic_uint *at, unsigned *budget)
+{
+	for (;;) {
+		unsigned phase = atomic_load(&mover->phase);
+
+		if (atomic_load(at) != phase) {
+			atomic_store(at, phase);
+			*budget = 200 * MOVER_WORDS;
+		}
+		if (atomic_load(&mover->stop))
+			return false;
+		if (at == &mover->device_at)
+			atomic_store(&mover->seen, atomic_load(&mover->wanted));
+		if (!(phase & 1) && *budget) {
+			--*budget;
+			return true;
+		}
+		sched_yield();
+	}
+}
+
+static void mover_write(uint64_t *word, bool upper, uint32_t *wrote)
+{
+	*wrote = (uint8_t)(*wrote + 1) * 0x01010101u;
+	__atomic_store_n((uint32_t *)word + upper, *wrote, __ATOMIC_RELEASE);
+}
+
+static void *moving_device(void *arg)
+{
+	struct mover *mover = arg;
+	unsigned budget = 0;
+
+	for (unsigned i = 0; mover_may_write(mover, &mover->device_at, &budget);
+	     i = (i + 1) % MOVER_WORDS)
+		mover_write(atomic_load(&mover->target) + i, false, &mover->device_wrote[i]);
+	return NULL;
+}
+
+static void *moving_cpu(void *arg)
+{
+	struct mover *mover = arg;
+	unsigned budget = 0;
+
+	for (unsigned i = 0; mover_may_write(mover, &mover->cpu_at, &budget);
+	     i = (i + 1) % MOVER_WORDS)
+		mover_write((uint64_t *)guest + i, true, &mover->cpu_wrote[i]);
+	return NULL;
+}
+
+/* As a translation is replaced: what is in flight still goes where the old one led. */
+static void mover_replace(struct mover *mover, uint64_t *target)
+{
+	unsigned wanted;
+
+	atomic_store(&mover->target, target);
+	wanted = atomic_fetch_add(&mover->wanted, 1) + 1;
+	while (atomic_load(&mover->seen) != wanted)
+		sched_yield();
+}
+
+static void mover_next_phase(struct mover *mover)
+{
+	unsigned phase = atomic_fetch_add(&mover->phase, 1) + 1;
+
+	while (atomic_load(&mover->device_at) != phase || atomic_load(&mover->cpu_at) != phase)
+		sched_yield();
+}
+
+static unsigned mover_lost(const struct mover *mover, const uint64_t *device_side)
+{
+	unsigned lost = 0;
+
+	for (unsigned i = 0; i < MOVER_WORDS; i++) {
+		lost += (uint32_t)device_side[i] != mover->device_wrote[i];
+		lost += ((const uint64_t *)guest)[i] >> 32 != mover->cpu_wrote[i];
+	}
+	return lost;
+}
+
+static void no_byte_is_lost_while_a_frame_changes_its_class(void **state)
+{
+	enum { LEN = MOVER_WORDS * 8 };
+	static uint64_t bounce[MOVER_WORDS], twin[MOVER_WORDS];
+	static struct mover mover;
+	struct fixture *fx = *state;
+	struct mediator_stats *stats = &fx->stats;
+	uint8_t *b = (uint8_t *)bounce, *t = (uint8_t *)twin;
+	pthread_t device, cpu;
+	unsigned lost = 0;
+
+	memset(&mover, 0, sizeof(mover));
+	atomic_store(&mover.target, (uint64_t *)guest);
+	assert_int_equal(pthread_create(&device, NULL, moving_device, &mover), 0);
+	assert_int_equal(pthread_create(&cpu, NULL, moving_cpu, &mover), 0);
+	for (unsigned n = 0; n < MOVES && !lost; n++) {
+		sync_fill(b, t, guest, LEN, stats);
+		mover_replace(&mover, bounce);
+		sync_to_bounce(b, t, guest, LEN, stats);
+		mover_next_phase(&mover);
+		lost += mover_lost(&mover, bounce);
+		/* from here on an ordinary bounce frame */
+		sync_collect(b, t, guest, LEN, stats);
+		lost += mover_lost(&mover, (uint64_t *)guest);
+		mover_next_phase(&mover);
+
+		sync_collect(b, t, guest, LEN, stats);
+		mover_replace(&mover, (uint64_t *)guest);
+		sync_to_direct(guest, t, b, LEN, stats);
+		mover_next_phase(&mover);
+		lost += mover_lost(&mover, (uint64_t *)guest);
+		mover_next_phase(&mover);
+	}
+	atomic_store(&mover.stop, true);
+	pthread_join(device, NULL);
+	pthread_join(cpu, NULL);
+	assert_int_equal(lost, 0);
+	assert_true(stats->bytes_to_device > LEN);
+}
+
 /* ---- two sides at once ---- */
 
 #define ROUNDS 100000u
@@ -270,6 +502,39 @@ static void a_neighbours_concurrent_write_is_never_undone(void **state)
 	atomic_store(&racer.stop, true);
 	pthread_join(thread, &undone);
 	assert_null(undone);
+}
+
+/* The same, of the side that a class change brings up to date. */
+static void catching_up_never_undoes_a_concurrent_write(void **state)
+{
+	static uint64_t ahead, twin, behind;
+	struct mediator_stats stats = {0};
+	uint8_t *a = (uint8_t *)&ahead, *t = (uint8_t *)&twin, *b = (uint8_t *)&behind;
+
+	(void)state;
+	for (int to_bounce = 0; to_bounce < 2; to_bounce++) {
+		struct racer racer = {.word = &ahead};
+		uint32_t *upper = (uint32_t *)&ahead + 1;
+		pthread_t thread;
+		uint32_t i;
+		void *undone;
+
+		ahead = twin = behind = 0;
+		assert_int_equal(pthread_create(&thread, NULL, neighbour_writer, &racer), 0);
+		/* Long enough for both to have had their turns at once. */
+		for (i = 1; i < ROUNDS || __atomic_load_n(upper, __ATOMIC_ACQUIRE) < 5 * ROUNDS;
+		     i++) {
+			__atomic_store_n((uint32_t *)&behind, i, __ATOMIC_RELEASE);
+			if (to_bounce)
+				sync_to_bounce(a, t, b, 8, &stats);
+			else
+				sync_to_direct(a, t, b, 8, &stats);
+		}
+		atomic_store(&racer.stop, true);
+		pthread_join(thread, &undone);
+		assert_null(undone);
+		assert_int_equal((uint32_t)ahead, i - 1);
+	}
 }
 
 /*
@@ -370,8 +635,15 @@ int main(void)
 						setup_tiny_scratch, teardown),
 		cmocka_unit_test_setup_teardown(unmap_collects_what_the_device_changed_and_no_more,
 						setup, teardown),
+		cmocka_unit_test(on_the_way_to_bounce_each_byte_goes_where_it_belongs),
+		cmocka_unit_test(on_the_way_to_direct_each_byte_goes_where_it_belongs),
+		cmocka_unit_test(words_that_changed_whole_and_in_part_all_arrive),
+		cmocka_unit_test(a_read_only_slot_follows_the_guest_through_a_class_change),
+		cmocka_unit_test_setup_teardown(no_byte_is_lost_while_a_frame_changes_its_class,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(a_neighbours_concurrent_write_is_never_undone,
 						setup, teardown),
+		cmocka_unit_test(catching_up_never_undoes_a_concurrent_write),
 		cmocka_unit_test_setup_teardown(no_entry_is_torn_or_early, setup, teardown),
 	};
 
