@@ -7,6 +7,14 @@
 #include "iommu/alloc.h"
 #include "iommu/base.h"
 
+/* Longer runs are not parked: they are rare, and what they hold is worth more than what they save.
+ */
+#define PARK_MAX_RUN 64
+/* Parked frames that make room together, so that one invalidation serves many. */
+#define EVICT_BATCH  32
+
+#define PROT_DEV_BOTH (PROT_DEV_READ | PROT_DEV_WRITE)
+
 /*
  * How a mapping falls onto frames. An end that covers only part of a frame shares it with whatever
  * else is mapped there: such a frame always has a struct frame. The body's frames belong to this
@@ -54,84 +62,275 @@ static unsigned rights_of(const struct mapping *map)
 	       ((map->flags & MAP_WRITE) ? PROT_DEV_WRITE : 0);
 }
 
-/* ---- all instances as one ---- */
-
-static int instance_map(const struct domain *dom, struct instance *inst, uint64_t iova, void *hva,
-			uint64_t len, unsigned prot)
-{
-	int ret = inst->ops->map(inst, iova, hva, len, prot);
-
-	if (ret)
-		dom->env->stats->instance_errors++;
-	else
-		dom->env->stats->instance_maps++;
-	return ret;
-}
-
-static void instance_unmap(const struct domain *dom, struct instance *inst, uint64_t iova,
-			   uint64_t len)
-{
-	inst->ops->unmap(inst, iova, len);
-	dom->env->stats->instance_unmaps++;
-}
-
-/* Return: 0; -EIO: devices may still reach what was unmapped, so the domain gives up no page again.
- */
-static int sync_instance(struct domain *dom, struct instance *inst)
-{
-	if (!inst->ops->sync(inst))
-		return 0;
-	dom->env->stats->instance_errors++;
-	dom->tainted = true;
-	return -EIO;
-}
-
-static int sync_instances(struct domain *dom)
-{
-	int ret = 0;
-
-	for (unsigned i = 0; i < dom->nr_instances; i++) {
-		if (sync_instance(dom, dom->instances[i]))
-			ret = -EIO;
-	}
-	return ret;
-}
+/* ---- invalidation, and what waits for it ---- */
 
 /* Pages that no device can reach any more go back; others are lost on purpose. */
 static void give_back(const struct domain *dom, uint8_t *page, size_t nr)
 {
-	if (!dom->tainted)
+	if (!dom->set.tainted)
 		pool_put(dom->env->pool, page, nr);
 }
 
-static void unmap_instances(struct domain *dom, uint64_t index, uint64_t nr)
+/* A run of bounce frames that nothing refers to any more. */
+static void free_run(struct domain *dom, struct frame *head)
 {
-	uint64_t h = dom->env->frame_size;
+	uint64_t index = head->index;
+	size_t nr = head->run;
 
-	for (unsigned i = 0; i < dom->nr_instances; i++)
-		instance_unmap(dom, dom->instances[i], index * h, nr * h);
+	give_back(dom, head->page, nr);
+	for (size_t i = 0; i < nr; i++)
+		frame_del(&dom->frames, frame_find(&dom->frames, index + i));
 }
 
-static int map_instances(struct domain *dom, uint64_t index, uint64_t nr, void *hva, unsigned prot)
+/*
+ * Make every device forget what was unmapped or replaced. What waited for that goes back to the
+ * pool, or is lost with a domain whose instance did not answer.
+ */
+static int flush(struct domain *dom)
 {
-	uint64_t h = dom->env->frame_size;
-	int ret;
+	int ret = shadowset_invalidate(&dom->set);
 
-	for (unsigned i = 0; i < dom->nr_instances; i++) {
-		ret = instance_map(dom, dom->instances[i], index * h, hva, nr * h, prot);
-		if (ret) {
-			while (i--)
-				instance_unmap(dom, dom->instances[i], index * h, nr * h);
-			/* What was visible for a moment is not reused before it is gone; no guest
-			 * data was behind it that the device could not have asked for anyway. */
-			(void)sync_instances(dom);
-			return ret;
-		}
+	dom->added = false;
+	dom->removed = false;
+	while (dom->quarantine.head) {
+		struct frame *head = dom->quarantine.head;
+
+		frame_queue_drop(&dom->quarantine, head);
+		dom->env->stats->quarantined_live -= head->run;
+		free_run(dom, head);
 	}
+	return ret;
+}
+
+/* Before a request is answered: devices know what it did. Return: 0; -EIO. */
+static int flush_if_due(struct domain *dom)
+{
+	if (dom->removed || (dom->added && dom->set.caches_invalid))
+		return flush(dom);
+	dom->added = false;
 	return 0;
 }
 
-/* ---- partly covered frames ---- */
+static bool is_lazy(const struct domain *dom)
+{
+	return dom->env->quarantine_limit > 0;
+}
+
+static void set_run_class(struct domain *dom, struct frame *head, enum frame_class class)
+{
+	uint64_t index = head->index;
+
+	for (unsigned i = 0; i < head->run; i++) {
+		struct frame *frame = i ? frame_find(&dom->frames, index + i) : head;
+
+		frame_set_class(&dom->frames, frame, class, frame->page);
+	}
+}
+
+static void quarantine_run(struct domain *dom, struct frame *head)
+{
+	if (!dom->quarantine.head && dom->env->quarantine_ns)
+		dom->quarantine_since = dom->env->now_ns();
+	set_run_class(dom, head, FRAME_QUARANTINED);
+	frame_queue_push(&dom->quarantine, head);
+	dom->env->stats->quarantined_frames += head->run;
+	dom->env->stats->quarantined_live += head->run;
+}
+
+static void unmap_run(struct domain *dom, const struct frame *head)
+{
+	uint64_t h = dom->env->frame_size;
+
+	if (head->prot)
+		shadowset_unmap(&dom->set, SHADOWS_COARSE, head->index * h, head->run * h);
+}
+
+/* Unmap the oldest @nr parked frames or more; they are in quarantine then. */
+static void evict_parked(struct domain *dom, size_t nr)
+{
+	for (size_t done = 0; done < nr && dom->parked.head;) {
+		struct frame *head = dom->parked.head;
+
+		done += head->run;
+		frame_queue_drop(&dom->parked, head);
+		dom->env->nr_parked -= head->run;
+		dom->env->stats->parked_live -= head->run;
+		dom->env->stats->parked_evicted += head->run;
+		unmap_run(dom, head);
+		quarantine_run(dom, head);
+	}
+}
+
+void domain_trim(struct domain *dom)
+{
+	evict_parked(dom, SIZE_MAX);
+	if (dom->quarantine.head)
+		(void)flush(dom);
+}
+
+uint64_t domain_expire(struct domain *dom, uint64_t now)
+{
+	uint64_t age = now - dom->quarantine_since;
+
+	if (!dom->quarantine.head || !dom->env->quarantine_ns)
+		return UINT64_MAX;
+	if (age < dom->env->quarantine_ns)
+		return dom->env->quarantine_ns - age;
+	(void)flush(dom);
+	return UINT64_MAX;
+}
+
+/* Too much waits, or has waited too long. */
+static void flush_quarantine_if_full(struct domain *dom)
+{
+	if (!dom->quarantine.head)
+		return;
+	if (dom->quarantine.nr > dom->env->quarantine_limit)
+		(void)flush(dom);
+	else if (dom->env->quarantine_ns)
+		(void)domain_expire(dom, dom->env->now_ns());
+}
+
+/* May a run that loses its last slot stay mapped? The same answer for as long as it lives. */
+static bool can_park(const struct domain *dom, unsigned run, unsigned prot)
+{
+	return run <= PARK_MAX_RUN && run <= dom->env->park_limit && prot == PROT_DEV_BOTH;
+}
+
+static void park_run(struct domain *dom, struct frame *head)
+{
+	struct domain_env *env = dom->env;
+
+	set_run_class(dom, head, FRAME_PARKED);
+	frame_queue_push(&dom->parked, head);
+	env->nr_parked += head->run;
+	env->stats->parked_live += head->run;
+	if (env->nr_parked > env->park_limit) {
+		evict_parked(dom, MAX(env->nr_parked - env->park_limit, (size_t)EVICT_BATCH));
+		flush_quarantine_if_full(dom);
+	}
+}
+
+static void unpark_run(struct domain *dom, struct frame *head)
+{
+	frame_queue_drop(&dom->parked, head);
+	dom->env->nr_parked -= head->run;
+	dom->env->stats->parked_live -= head->run;
+	dom->env->stats->parked_hits += head->run;
+	set_run_class(dom, head, FRAME_BOUNCE);
+}
+
+/* Map a quarantined run again, onto its own page: what devices remember of it is right, but for
+ * rights. */
+static int revive_run(struct domain *dom, struct frame *head, unsigned prot)
+{
+	uint64_t h = dom->env->frame_size;
+	int ret = shadowset_map(&dom->set, SHADOWS_COARSE, head->index * h, head->page,
+				head->run * h, prot, &dom->removed);
+
+	if (ret)
+		return ret;
+	dom->added = true;
+	dom->removed |= prot != head->prot;
+	head->prot = prot & PROT_DEV_BOTH;
+	frame_queue_drop(&dom->quarantine, head);
+	dom->env->stats->quarantined_live -= head->run;
+	set_run_class(dom, head, FRAME_BOUNCE);
+	return 0;
+}
+
+/* A run without slots is in the way of something that it cannot serve. */
+static void clear_run(struct domain *dom, struct frame *head)
+{
+	if (head->class == FRAME_PARKED) {
+		frame_queue_drop(&dom->parked, head);
+		dom->env->nr_parked -= head->run;
+		dom->env->stats->parked_live -= head->run;
+		dom->env->stats->parked_evicted += head->run;
+		unmap_run(dom, head);
+		quarantine_run(dom, head);
+	}
+	(void)flush(dom);
+}
+
+/* Nothing without slots may lie in frames [first, first + nr). */
+static void clear_frames(struct domain *dom, uint64_t first, uint64_t nr)
+{
+	struct frame_queue *queues[] = {&dom->parked, &dom->quarantine};
+
+	if (!dom->parked.head && !dom->quarantine.head)
+		return;
+	if (nr <= dom->parked.nr + dom->quarantine.nr) {
+		for (uint64_t i = first; i < first + nr; i++) {
+			struct frame *frame = frame_find(&dom->frames, i);
+
+			if (frame)
+				clear_run(dom, frame_run_head(&dom->frames, frame));
+		}
+		return;
+	}
+	for (unsigned q = 0; q < ARRAY_SIZE(queues); q++) {
+		struct frame *head = queues[q]->head;
+
+		while (head) {
+			struct frame *next = frame_queue_next(head);
+
+			if (head->index < first + nr && first < head->index + head->run) {
+				clear_run(dom, head);
+				/* The queues are not what they were. */
+				next = queues[q]->head;
+			}
+			head = next;
+		}
+	}
+}
+
+/* A bounce run that has lost its slots again before anything was made of it. */
+static void retire_run(struct domain *dom, struct frame *head)
+{
+	dom->env->stats->bounce_live -= head->run;
+	unmap_run(dom, head);
+	quarantine_run(dom, head);
+	(void)flush(dom);
+}
+
+/* Make room in the pool: what is only kept for speed goes first. False: there is nothing. */
+static bool reclaim(struct domain *dom)
+{
+	if (dom->parked.head || dom->quarantine.head) {
+		evict_parked(dom, EVICT_BATCH);
+		(void)flush(dom);
+		return true;
+	}
+	for (struct domain *other = dom->env->domains; other; other = other->next) {
+		if (other->parked.head || other->quarantine.head) {
+			evict_parked(other, EVICT_BATCH);
+			(void)flush(other);
+			return true;
+		}
+	}
+	return false;
+}
+
+static uint8_t *get_pages(struct domain *dom, size_t want, size_t *got)
+{
+	uint8_t *page = pool_get(dom->env->pool, want, got);
+
+	while (!page && reclaim(dom))
+		page = pool_get(dom->env->pool, want, got);
+	return page;
+}
+
+static int reserve_page(struct domain *dom)
+{
+	int ret = pool_reserve(dom->env->pool);
+
+	while (ret && reclaim(dom))
+		ret = pool_reserve(dom->env->pool);
+	return ret;
+}
+
+/* ---- slots ---- */
 
 /* The slots of frame @index that @map covers. */
 struct cover {
@@ -153,22 +352,42 @@ static struct cover cover_of(const struct domain *dom, const struct mapping *map
 	};
 }
 
-/* The host frame that @cover's slots would be part of if the frame were exposed; NULL if it cannot
- * be. */
-static uint8_t *host_frame_of(const struct domain *dom, const struct shape *shape,
-			      const struct cover *cover)
+static bool is_live(frame_slot slot)
 {
-	return shape->direct ? cover->hva - cover->first * dom->env->granule : NULL;
+	return slot && !(slot & SLOT_DYING);
 }
 
+static void set_slots(const struct domain *dom, struct frame *frame, const struct cover *cover,
+		      const struct mapping *map)
+{
+	for (unsigned i = 0; i < cover->nr; i++)
+		frame->slot[cover->first + i] = (frame_slot)(cover->hva + i * dom->env->granule) |
+						(map->flags & SLOT_RIGHTS);
+	frame->live = (frame->live + cover->nr) & 0x1f;
+}
+
+static void clear_slots(struct frame *frame, const struct cover *cover)
+{
+	for (unsigned i = 0; i < cover->nr; i++)
+		frame->slot[cover->first + i] = 0;
+	frame->live = (frame->live - cover->nr) & 0x1f;
+}
+
+static uint8_t *twin_of(const struct domain *dom, frame_slot slot, const uint8_t *bounce)
+{
+	return slot & MAP_WRITE ? pool_twin(dom->env->pool, bounce) : NULL;
+}
+
+/* MAP: the guest's bytes go to the bounce page and the twin. */
 static void fill_slot(struct domain *dom, const struct frame *frame, unsigned s)
 {
 	uint8_t *bounce = frame->page + s * dom->env->granule;
-	uint8_t *twin = frame->slot[s] & MAP_WRITE ? pool_twin(dom->env->pool, bounce) : NULL;
 
-	sync_fill(bounce, twin, SLOT_HVA(frame->slot[s]), dom->env->granule, dom->env->stats);
+	sync_fill(bounce, twin_of(dom, frame->slot[s], bounce), SLOT_HVA(frame->slot[s]),
+		  dom->env->granule, dom->env->stats);
 }
 
+/* What devices changed goes to the guest. */
 static void collect_slot(struct domain *dom, const struct frame *frame, unsigned s)
 {
 	uint8_t *bounce = frame->page + s * dom->env->granule;
@@ -178,125 +397,449 @@ static void collect_slot(struct domain *dom, const struct frame *frame, unsigned
 			     dom->env->granule, dom->env->stats);
 }
 
-static void set_slots(struct domain *dom, struct frame *frame, const struct cover *cover,
-		      const struct mapping *map)
+/* ---- fine shadows: each slot by itself ---- */
+
+static void fine_unmap(struct domain *dom, const struct frame *frame, unsigned first, unsigned nr)
 {
-	for (unsigned i = 0; i < cover->nr; i++)
-		frame->slot[cover->first + i] = (frame_slot)(cover->hva + i * dom->env->granule) |
-						(map->flags & SLOT_RIGHTS);
-	frame->live += cover->nr;
+	uint64_t g = dom->env->granule, iova = frame->index * dom->env->frame_size;
+
+	for (unsigned s = first; s < first + nr && dom->set.has_fine; s++) {
+		if (frame->slot[s])
+			shadowset_unmap(&dom->set, SHADOWS_FINE, iova + s * g, g);
+	}
 }
 
-static bool exposed_rights_match(const struct domain *dom, const struct frame *frame,
-				 const struct mapping *map)
+static int fine_map(struct domain *dom, const struct frame *frame, unsigned first, unsigned nr)
 {
-	for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
-		if (frame->slot[s])
-			return (frame->slot[s] & SLOT_RIGHTS) == (map->flags & SLOT_RIGHTS);
+	uint64_t g = dom->env->granule, iova = frame->index * dom->env->frame_size;
+	int ret;
+
+	for (unsigned s = first; s < first + nr && dom->set.has_fine; s++) {
+		if (!is_live(frame->slot[s]))
+			continue;
+		ret = shadowset_map(&dom->set, SHADOWS_FINE, iova + s * g, frame->page + s * g, g,
+				    (unsigned)(frame->slot[s] & SLOT_RIGHTS), &dom->removed);
+		if (ret) {
+			fine_unmap(dom, frame, first, s - first);
+			dom->removed = true;
+			return ret;
+		}
+		dom->added = true;
 	}
-	return false;
+	return 0;
+}
+
+/* Show the live slots of another page; everything was prepared. */
+static void fine_replace(struct domain *dom, const struct frame *frame, uint8_t *page)
+{
+	uint64_t g = dom->env->granule, iova = frame->index * dom->env->frame_size;
+
+	for (unsigned s = 0; s < dom->frames.nr_slots && dom->set.has_fine; s++) {
+		if (is_live(frame->slot[s]))
+			shadowset_replace(&dom->set, SHADOWS_FINE, iova + s * g, page + s * g,
+					  (unsigned)(frame->slot[s] & SLOT_RIGHTS), 0, g - 1);
+	}
+}
+
+/* ---- windows, and live changes of class ---- */
+
+/* The run of live slots of a frame whose guest pages are one host frame. */
+struct window {
+	uint8_t *host;
+	unsigned prot;
+	unsigned first, nr;
+};
+
+/* False: the live slots have different rights or host frames, or do not lie side by side. */
+static bool find_window(const struct domain *dom, const struct frame *frame, struct window *win)
+{
+	uint64_t g = dom->env->granule;
+
+	win->nr = 0;
+	for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
+		frame_slot slot = frame->slot[s];
+
+		if (!is_live(slot))
+			continue;
+		if (!win->nr) {
+			win->host = SLOT_HVA(slot) - s * g;
+			win->prot = (unsigned)(slot & SLOT_RIGHTS);
+			win->first = s;
+		} else if (s != win->first + win->nr || SLOT_HVA(slot) != win->host + s * g ||
+			   (slot & SLOT_RIGHTS) != win->prot) {
+			return false;
+		}
+		win->nr++;
+	}
+	return win->nr && IS_ALIGNED((uintptr_t)win->host, dom->env->frame_size);
+}
+
+static void replace_page(struct domain *dom, const struct frame *frame, uint8_t *page,
+			 unsigned prot, unsigned first, unsigned nr)
+{
+	uint64_t h = dom->env->frame_size, g = dom->env->granule;
+
+	shadowset_replace(&dom->set, SHADOWS_COARSE, frame->index * h, page, prot, first * g,
+			  (first + nr) * g - 1);
+	dom->removed = true;
+}
+
+/* The window of a frame has grown or shrunk to its live slots. */
+static void resize_window(struct domain *dom, struct frame *frame, const struct window *win)
+{
+	replace_page(dom, frame, frame->page, win->prot, win->first, win->nr);
 }
 
 /*
- * An exposed frame takes a neighbour that does not fit it: it must become bounce, which this kind
- * of instance can only do by unmapping first. The moment without translation is what
+ * A live frame whose translation is guest memory becomes bounce; @page is its bounce page. The page
+ * holds what the guest's held when it was copied, then every translation is replaced in one step.
+ * What devices wrote to the guest's page until the invalidation has ended, and what the CPU wrote,
+ * is merged by finish_move(). Slots that are dying leave at once: nothing of theirs is in the
+ * bounce page. Return: 0; -errno: nothing has changed.
+ */
+static int move_to_bounce(struct domain *dom, struct frame *frame, uint8_t *page)
+{
+	uint64_t h = dom->env->frame_size, g = dom->env->granule;
+	int ret = shadowset_prepare(&dom->set, SHADOWS_ALL, frame->index * h, page, h);
+
+	if (ret)
+		return ret;
+	memset(page, 0, h);
+	for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
+		frame_slot slot = frame->slot[s];
+
+		if (is_live(slot))
+			sync_fill(page + s * g, twin_of(dom, slot, page + s * g), SLOT_HVA(slot), g,
+				  dom->env->stats);
+	}
+	replace_page(dom, frame, page, PROT_DEV_BOTH, 0, dom->frames.nr_slots);
+	fine_replace(dom, frame, page);
+	for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
+		if (!is_live(frame->slot[s]))
+			frame->slot[s] = 0;
+	}
+	if (frame->class == FRAME_WINDOW)
+		dom->env->stats->window_live--;
+	else
+		dom->env->stats->exposed_live--;
+	frame_set_class(&dom->frames, frame, FRAME_BOUNCE, page);
+	frame->prot = PROT_DEV_BOTH;
+	frame->moving = true;
+	dom->env->stats->to_bounce++;
+	dom->env->stats->bounce_live++;
+	dom->env->stats->bounce_frames++;
+	return 0;
+}
+
+/*
+ * A bounce frame whose last hole has filled becomes direct, if it can: the guest's page gets what
+ * devices wrote, then every translation is replaced. The bounce page is kept until what arrives
+ * there by a stale translation has been merged by finish_move().
+ */
+static void move_to_direct_if_possible(struct domain *dom, struct frame *frame)
+{
+	uint64_t h = dom->env->frame_size;
+	struct window win;
+
+	if (!dom->env->promote || !dom->set.can_replace || frame->live != dom->frames.nr_slots ||
+	    frame->run != 1 || frame->moving || !find_window(dom, frame, &win))
+		return;
+	/* Its way back is paid for before it leaves. */
+	if (pool_reserve(dom->env->pool))
+		return;
+	if (shadowset_prepare(&dom->set, SHADOWS_ALL, frame->index * h, win.host, h)) {
+		pool_unreserve(dom->env->pool);
+		return;
+	}
+	for (unsigned s = 0; s < dom->frames.nr_slots; s++)
+		collect_slot(dom, frame, s);
+	replace_page(dom, frame, win.host, win.prot, 0, dom->frames.nr_slots);
+	fine_replace(dom, frame, win.host);
+	frame_set_class(&dom->frames, frame, FRAME_WINDOW, frame->page);
+	frame->moving = true;
+	dom->env->stats->to_direct++;
+	dom->env->stats->bounce_live--;
+	dom->env->stats->window_live++;
+	dom->env->stats->window_frames++;
+}
+
+/* After the invalidation: nothing is written by the old way any more, so what was is merged. */
+static void finish_move(struct domain *dom, struct frame *frame)
+{
+	uint64_t g = dom->env->granule;
+	uint8_t *page = frame->page;
+
+	if (!frame->moving)
+		return;
+	frame->moving = false;
+	for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
+		frame_slot slot = frame->slot[s];
+		uint8_t *bounce = page + s * g;
+
+		if (!is_live(slot))
+			continue;
+		if (frame->class == FRAME_BOUNCE)
+			sync_to_bounce(bounce, twin_of(dom, slot, bounce), SLOT_HVA(slot), g,
+				       dom->env->stats);
+		else if (slot & MAP_WRITE)
+			sync_to_direct(SLOT_HVA(slot), pool_twin(dom->env->pool, bounce), bounce, g,
+				       dom->env->stats);
+	}
+	if (frame->class == FRAME_WINDOW) {
+		for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
+			if (is_live(frame->slot[s]))
+				frame->page = SLOT_HVA(frame->slot[s]) - s * g;
+		}
+		give_back(dom, page, 1);
+	}
+}
+
+/* ---- partly covered frames: MAP ---- */
+
+/* The host frame that @cover's slots are part of if the frame can be guest memory; NULL: it cannot.
+ */
+static uint8_t *host_frame_of(const struct domain *dom, const struct shape *shape,
+			      const struct cover *cover)
+{
+	return shape->direct ? cover->hva - cover->first * dom->env->granule : NULL;
+}
+
+/*
+ * An exposed frame takes a neighbour that does not fit it: it must become bounce, and this kind
+ * of shadow can only do it by unmapping first. The moment without translation is what
  * exposure=relaxed accepts; it is kept rare by exposing only frames that a mapping mostly fills.
  */
+static int unmap_to_bounce(struct domain *dom, struct frame *frame, uint8_t *page)
+{
+	uint64_t h = dom->env->frame_size, g = dom->env->granule;
+	unsigned nr_slots = dom->frames.nr_slots;
+	uint8_t *host = frame->page;
+	int ret;
+
+	fine_unmap(dom, frame, 0, nr_slots);
+	unmap_run(dom, frame);
+	ret = flush(dom);
+	if (ret)
+		goto err;
+	/* Now no device writes the guest's page: the copy is exact. */
+	memset(page, 0, h);
+	for (unsigned s = 0; s < nr_slots; s++) {
+		frame_slot slot = frame->slot[s];
+
+		if (slot)
+			sync_fill(page + s * g, twin_of(dom, slot, page + s * g), SLOT_HVA(slot), g,
+				  dom->env->stats);
+	}
+	ret = shadowset_map(&dom->set, SHADOWS_COARSE, frame->index * h, page, h, PROT_DEV_BOTH,
+			    &dom->removed);
+	if (ret)
+		goto err;
+	dom->added = true;
+	frame->page = page;
+	ret = fine_map(dom, frame, 0, nr_slots);
+	if (ret) {
+		unmap_run(dom, frame);
+		(void)flush(dom);
+		goto err;
+	}
+	frame_set_class(&dom->frames, frame, FRAME_BOUNCE, page);
+	frame->prot = PROT_DEV_BOTH;
+	dom->env->stats->reclassified++;
+	dom->env->stats->exposed_live--;
+	dom->env->stats->bounce_live++;
+	dom->env->stats->bounce_frames++;
+	return 0;
+
+err:
+	/* It was mapped a moment ago: only an instance that is broken refuses now. */
+	frame->page = host;
+	(void)shadowset_map(&dom->set, SHADOWS_COARSE, frame->index * h, host, h, frame->prot,
+			    &dom->removed);
+	(void)fine_map(dom, frame, 0, nr_slots);
+	return ret;
+}
+
+/* A window or exposed frame that can no longer be one. Return: 0; -errno: it is as it was. */
 static int make_bounce(struct domain *dom, struct frame *frame)
 {
-	const struct domain_env *env = dom->env;
-	uint8_t *host = frame->page;
-	unsigned prot = 0;
+	bool window = frame->class == FRAME_WINDOW;
 	uint8_t *page;
 	size_t got;
 	int ret;
 
-	page = pool_get(env->pool, 1, &got);
+	if (!frame->prot)
+		return -EIO;
+	page = window ? pool_get_reserved(dom->env->pool) : get_pages(dom, 1, &got);
 	if (!page)
 		return -ENOMEM;
-	for (unsigned s = 0; s < dom->frames.nr_slots; s++)
-		prot |= (unsigned)(frame->slot[s] & SLOT_RIGHTS);
-	unmap_instances(dom, frame->index, 1);
-	ret = sync_instances(dom);
-	if (!ret) {
-		/* Now no device writes the guest's page: the copy is exact. */
-		memset(page, 0, env->frame_size);
-		for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
-			uint8_t *bounce = page + s * env->granule;
-
-			if (frame->slot[s])
-				sync_fill(bounce,
-					  frame->slot[s] & MAP_WRITE ? pool_twin(env->pool, bounce)
-								     : NULL,
-					  SLOT_HVA(frame->slot[s]), env->granule, env->stats);
-		}
-		ret = map_instances(dom, frame->index, 1, page, PROT_DEV_READ | PROT_DEV_WRITE);
-	}
-	if (ret) {
+	if (window || dom->set.can_replace)
+		ret = move_to_bounce(dom, frame, page);
+	else
+		ret = unmap_to_bounce(dom, frame, page);
+	if (ret && window) {
+		/* No device saw it. */
+		pool_put(dom->env->pool, page, 1);
+		(void)pool_reserve(dom->env->pool);
+	} else if (ret) {
 		give_back(dom, page, 1);
-		/* It was mapped a moment ago; an instance that now refuses has reported -EIO above.
-		 */
-		(void)map_instances(dom, frame->index, 1, host, prot);
-		return ret;
 	}
-	frame_become_bounce(&dom->frames, frame, page);
-	env->stats->reclassified++;
-	env->stats->exposed_live--;
-	env->stats->bounce_live++;
-	env->stats->bounce_frames++;
+	return ret;
+}
+
+static enum frame_class class_of_new(const struct domain *dom, const struct cover *cover,
+				     const uint8_t *host)
+{
+	if (host && dom->set.can_window)
+		return FRAME_WINDOW;
+	if (host && dom->relaxed && cover->nr > dom->frames.nr_slots / 2)
+		return FRAME_EXPOSED;
+	return FRAME_BOUNCE;
+}
+
+static void count_new(struct domain *dom, enum frame_class class)
+{
+	struct mediator_stats *stats = dom->env->stats;
+
+	if (class == FRAME_WINDOW) {
+		stats->window_frames++;
+		stats->window_live++;
+	} else if (class == FRAME_EXPOSED) {
+		stats->exposed_frames++;
+		stats->exposed_live++;
+	} else {
+		stats->bounce_frames++;
+		stats->bounce_live++;
+	}
+}
+
+/* What a new frame of this class needs of the pool. */
+static int get_backing(struct domain *dom, enum frame_class class, const struct cover *cover,
+		       uint8_t *host, uint8_t **page)
+{
+	uint64_t h = dom->env->frame_size, g = dom->env->granule;
+	size_t got;
+
+	*page = host;
+	if (class == FRAME_WINDOW)
+		return reserve_page(dom);
+	if (class == FRAME_EXPOSED)
+		return 0;
+	*page = get_pages(dom, 1, &got);
+	if (!*page)
+		return -ENOMEM;
+	/* Slots that nothing backs must show the device nothing. */
+	memset(*page, 0, cover->first * g);
+	memset(*page + (cover->first + cover->nr) * g, 0, h - (cover->first + cover->nr) * g);
 	return 0;
+}
+
+static void put_backing(struct domain *dom, enum frame_class class, uint8_t *page)
+{
+	if (class == FRAME_WINDOW)
+		pool_unreserve(dom->env->pool);
+	else if (class == FRAME_BOUNCE)
+		give_back(dom, page, 1);
 }
 
 static int new_part(struct domain *dom, const struct shape *shape, const struct cover *cover,
 		    const struct mapping *map, uint64_t index)
 {
-	const struct domain_env *env = dom->env;
-	uint8_t *host = host_frame_of(dom, shape, cover);
-	bool exposed = dom->relaxed && host && cover->nr > dom->frames.nr_slots / 2;
-	unsigned prot = exposed ? rights_of(map) : PROT_DEV_READ | PROT_DEV_WRITE;
+	uint64_t h = dom->env->frame_size, g = dom->env->granule;
+	uint8_t *host = host_frame_of(dom, shape, cover), *page;
+	enum frame_class class = class_of_new(dom, cover, host);
+	uint64_t first = 0, last = h - 1;
 	struct frame *frame;
-	uint8_t *page = host;
-	size_t got;
 	int ret;
 
-	if (!exposed) {
-		page = pool_get(env->pool, 1, &got);
-		if (!page)
-			return -ENOMEM;
-		/* Slots that nothing backs must show the device nothing. */
-		memset(page, 0, cover->first * env->granule);
-		memset(page + (cover->first + cover->nr) * env->granule, 0,
-		       (dom->frames.nr_slots - cover->first - cover->nr) * env->granule);
-	}
+	ret = get_backing(dom, class, cover, host, &page);
+	if (ret)
+		return ret;
 	ret = -ENOMEM;
-	frame = frame_add(&dom->frames, index, exposed ? FRAME_EXPOSED : FRAME_BOUNCE, page);
+	frame = frame_add(&dom->frames, index, class, page);
 	if (!frame)
 		goto err_page;
 	frame->run = 1;
+	frame->prot = (class == FRAME_BOUNCE ? PROT_DEV_BOTH : rights_of(map)) & 3;
 	set_slots(dom, frame, cover, map);
 	frame_relist(&dom->frames, frame);
-	if (!exposed) {
-		for (unsigned i = 0; i < cover->nr; i++)
-			fill_slot(dom, frame, cover->first + i);
+	for (unsigned i = 0; i < cover->nr && class == FRAME_BOUNCE; i++)
+		fill_slot(dom, frame, cover->first + i);
+	if (class == FRAME_WINDOW) {
+		first = cover->first * g;
+		last = (cover->first + cover->nr) * g - 1;
 	}
-	ret = map_instances(dom, index, 1, page, prot);
+	ret = shadowset_map_window(&dom->set, SHADOWS_COARSE, index * h, page, h, frame->prot,
+				   first, last, &dom->removed);
 	if (ret)
 		goto err_frame;
-	if (exposed) {
-		env->stats->exposed_frames++;
-		env->stats->exposed_live++;
-	} else {
-		env->stats->bounce_frames++;
-		env->stats->bounce_live++;
-	}
+	ret = fine_map(dom, frame, cover->first, cover->nr);
+	if (ret)
+		goto err_map;
+	dom->added = true;
+	count_new(dom, class);
 	return 0;
 
+err_map:
+	unmap_run(dom, frame);
+	dom->removed = true;
 err_frame:
+	if (dom->removed)
+		(void)flush(dom);
 	frame_del(&dom->frames, frame);
 err_page:
-	if (!exposed)
-		give_back(dom, page, 1);
+	put_backing(dom, class, page);
 	return ret;
+}
+
+/* A window takes more slots. False: they do not fit it. */
+static bool grow_window(struct domain *dom, struct frame *frame, const struct cover *cover,
+			const struct mapping *map, int *ret)
+{
+	struct window win;
+
+	set_slots(dom, frame, cover, map);
+	/* A whole frame needs no bounds, a part of one does. */
+	if (!frame->prot || !find_window(dom, frame, &win) ||
+	    (win.nr < dom->frames.nr_slots && !dom->set.can_window)) {
+		clear_slots(frame, cover);
+		return false;
+	}
+	*ret = fine_map(dom, frame, cover->first, cover->nr);
+	if (*ret)
+		clear_slots(frame, cover);
+	else
+		resize_window(dom, frame, &win);
+	return true;
+}
+
+static bool exposed_fits(const struct domain *dom, const struct frame *frame,
+			 const struct shape *shape, const struct cover *cover,
+			 const struct mapping *map)
+{
+	return frame->page == host_frame_of(dom, shape, cover) && frame->prot == rights_of(map);
+}
+
+/* Slots join a frame that has a bounce page and is mapped. */
+static int join_bounce(struct domain *dom, struct frame *frame, const struct cover *cover,
+		       const struct mapping *map)
+{
+	uint64_t g = dom->env->granule;
+	int ret;
+
+	set_slots(dom, frame, cover, map);
+	for (unsigned i = 0; i < cover->nr; i++)
+		fill_slot(dom, frame, cover->first + i);
+	ret = fine_map(dom, frame, cover->first, cover->nr);
+	if (ret) {
+		clear_slots(frame, cover);
+		memset(frame->page + cover->first * g, 0, cover->nr * g);
+		if (!frame->live)
+			retire_run(dom, frame);
+		return ret;
+	}
+	frame_relist(&dom->frames, frame);
+	move_to_direct_if_possible(dom, frame);
+	return 0;
 }
 
 static int map_part(struct domain *dom, const struct shape *shape, const struct mapping *map,
@@ -304,152 +847,348 @@ static int map_part(struct domain *dom, const struct shape *shape, const struct 
 {
 	struct cover cover = cover_of(dom, map, shape->hva, index);
 	struct frame *frame = frame_find(&dom->frames, index);
-	int ret;
+	int ret = 0;
 
+	if (frame && !frame->live && frame->run != 1) {
+		clear_run(dom, frame_run_head(&dom->frames, frame));
+		frame = NULL;
+	}
 	if (!frame)
 		return new_part(dom, shape, &cover, map, index);
-	if (frame->class == FRAME_EXPOSED) {
-		if (frame->page == host_frame_of(dom, shape, &cover) &&
-		    exposed_rights_match(dom, frame, map)) {
-			set_slots(dom, frame, &cover, map);
-			return 0;
-		}
-		ret = make_bounce(dom, frame);
+	switch ((enum frame_class)frame->class) {
+	case FRAME_PARKED:
+		unpark_run(dom, frame);
+		dom->env->stats->bounce_live++;
+		break;
+	case FRAME_QUARANTINED:
+		ret = revive_run(dom, frame, PROT_DEV_BOTH);
 		if (ret)
 			return ret;
+		dom->env->stats->bounce_live++;
+		break;
+	case FRAME_WINDOW:
+		if (grow_window(dom, frame, &cover, map, &ret))
+			return ret;
+		ret = make_bounce(dom, frame);
+		break;
+	case FRAME_EXPOSED:
+		if (exposed_fits(dom, frame, shape, &cover, map)) {
+			set_slots(dom, frame, &cover, map);
+			ret = fine_map(dom, frame, cover.first, cover.nr);
+			if (ret)
+				clear_slots(frame, &cover);
+			return ret;
+		}
+		ret = make_bounce(dom, frame);
+		break;
+	case FRAME_BOUNCE:
+		break;
 	}
-	set_slots(dom, frame, &cover, map);
-	for (unsigned i = 0; i < cover.nr; i++)
-		fill_slot(dom, frame, cover.first + i);
-	frame_relist(&dom->frames, frame);
-	return 0;
+	return ret ? ret : join_bounce(dom, frame, &cover, map);
 }
 
-/* First half of taking slots away: cut the devices off if nothing is left in the frame. */
-static void cut_part(struct domain *dom, const struct shape *shape, const struct mapping *map,
-		     uint64_t index)
-{
-	struct cover cover = cover_of(dom, map, shape->hva, index);
-	struct frame *frame = frame_find(&dom->frames, index);
+/* ---- partly covered frames: UNMAP ---- */
 
-	frame->live -= cover.nr;
-	if (!frame->live)
-		unmap_instances(dom, index, 1);
-}
-
-/* Second half, after the invalidation: what devices wrote goes to the guest, the slots go. */
-static void drop_part(struct domain *dom, const struct shape *shape, const struct mapping *map,
+/* 1: its slots are none any more, as far as others are concerned. */
+static void doom_part(struct domain *dom, const struct shape *shape, const struct mapping *map,
 		      uint64_t index)
 {
-	const struct domain_env *env = dom->env;
 	struct cover cover = cover_of(dom, map, shape->hva, index);
 	struct frame *frame = frame_find(&dom->frames, index);
 
-	for (unsigned s = cover.first; s < cover.first + cover.nr; s++) {
-		if (frame->class == FRAME_BOUNCE) {
-			collect_slot(dom, frame, s);
-			/* The frame may live on for its other slots: nothing of this one stays
-			 * readable. */
-			if (frame->live)
-				memset(frame->page + s * env->granule, 0, env->granule);
-		}
-		frame->slot[s] = 0;
-	}
+	for (unsigned i = 0; i < cover.nr; i++)
+		frame->slot[cover.first + i] |= SLOT_DYING;
+	frame->live = (frame->live - cover.nr) & 0x1f;
+}
+
+static void clear_dying(const struct domain *dom, struct frame *frame)
+{
 	for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
-		if (frame->slot[s]) {
-			frame_relist(&dom->frames, frame);
-			return;
+		if (frame->slot[s] & SLOT_DYING)
+			frame->slot[s] = 0;
+	}
+}
+
+/* A window loses slots: what stays may be a smaller window, or must be bounced. */
+static void cut_window(struct domain *dom, struct frame *frame)
+{
+	struct window win;
+
+	if (!frame->live) {
+		unmap_run(dom, frame);
+		dom->removed = true;
+	} else if (dom->set.can_window && find_window(dom, frame, &win)) {
+		resize_window(dom, frame, &win);
+	} else if (make_bounce(dom, frame)) {
+		/* There is a page, and tables; only an instance that cannot pin it refuses. What
+		 * stays mapped must not reach what goes, so devices reach nothing of the frame. */
+		unmap_run(dom, frame);
+		frame->prot = 0;
+		dom->removed = true;
+	}
+	/* Devices wrote guest memory: there is nothing to collect. */
+	clear_dying(dom, frame);
+}
+
+/* 2, once for each frame: devices are cut off from the slots that go, as far as they can be. */
+static void cut_part(struct domain *dom, uint64_t index)
+{
+	struct frame *frame = frame_find(&dom->frames, index);
+
+	if (frame->cut)
+		return;
+	frame->cut = true;
+	for (unsigned s = 0; s < dom->frames.nr_slots && dom->set.has_fine; s++) {
+		if (frame->slot[s] & SLOT_DYING) {
+			fine_unmap(dom, frame, s, 1);
+			dom->removed |= frame->class != FRAME_BOUNCE || !is_lazy(dom);
 		}
 	}
-	if (frame->class == FRAME_BOUNCE) {
-		give_back(dom, frame->page, 1);
-		env->stats->bounce_live--;
-	} else {
-		env->stats->exposed_live--;
+	if (frame->class == FRAME_WINDOW) {
+		cut_window(dom, frame);
+	} else if (!frame->live &&
+		   !(frame->class == FRAME_BOUNCE && can_park(dom, 1, frame->prot))) {
+		unmap_run(dom, frame);
+		dom->removed |= frame->class != FRAME_BOUNCE || !is_lazy(dom);
 	}
-	frame_del(&dom->frames, frame);
+}
+
+/* A bounce run whose slots are gone and collected. @flushed: its translation is gone everywhere. */
+static void end_run(struct domain *dom, struct frame *head, bool flushed)
+{
+	dom->env->stats->bounce_live -= head->run;
+	if (can_park(dom, head->run, head->prot))
+		park_run(dom, head);
+	else if (!flushed)
+		quarantine_run(dom, head);
+	else
+		free_run(dom, head);
+}
+
+/* 3, after the invalidation: what devices wrote goes to the guest, the slots go. */
+static void drop_part(struct domain *dom, const struct shape *shape, const struct mapping *map,
+		      uint64_t index, bool flushed)
+{
+	uint64_t g = dom->env->granule;
+	struct cover cover = cover_of(dom, map, shape->hva, index);
+	struct frame *frame = frame_find(&dom->frames, index);
+	bool dying = false, used = false, kept;
+
+	if (!frame)
+		return; /* a window whose slots have all gone, seen by another mapping */
+	kept = frame->live || !flushed || can_park(dom, 1, frame->prot);
+	for (unsigned s = cover.first; s < cover.first + cover.nr; s++) {
+		if (frame->class == FRAME_BOUNCE && (frame->slot[s] & SLOT_DYING)) {
+			collect_slot(dom, frame, s);
+			/* The page lives on, with other slots or other uses of this IOVA: nothing
+			 * of this one stays readable. */
+			if (kept)
+				memset(frame->page + s * g, 0, g);
+		}
+		if (frame->slot[s] & SLOT_DYING)
+			frame->slot[s] = 0;
+	}
+	finish_move(dom, frame);
+	for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
+		dying |= (frame->slot[s] & SLOT_DYING) != 0;
+		used |= frame->slot[s] != 0;
+	}
+	frame->cut &= dying;
+	if (used) {
+		frame_relist(&dom->frames, frame);
+	} else if (frame->class == FRAME_BOUNCE) {
+		end_run(dom, frame, flushed);
+	} else {
+		if (frame->class == FRAME_WINDOW) {
+			dom->env->stats->window_live--;
+			pool_unreserve(dom->env->pool);
+		} else {
+			dom->env->stats->exposed_live--;
+		}
+		frame_del(&dom->frames, frame);
+	}
 }
 
 /* ---- whole frames of one mapping ---- */
 
-static void drop_body_frames(struct domain *dom, uint64_t first, uint64_t nr, bool collect)
+static unsigned prot_of_run(const struct domain *dom, const struct mapping *map, unsigned run)
 {
-	const struct domain_env *env = dom->env;
-
-	for (uint64_t i = 0; i < nr; i++) {
-		struct frame *frame = frame_find(&dom->frames, first + i);
-
-		if (collect) {
-			for (unsigned s = 0; s < dom->frames.nr_slots; s++)
-				collect_slot(dom, frame, s);
-		}
-		give_back(dom, frame->page, 1);
-		frame_del(&dom->frames, frame);
-	}
-	env->stats->bounce_live -= nr;
+	return can_park(dom, run, PROT_DEV_BOTH) ? PROT_DEV_BOTH : rights_of(map);
 }
 
-/* Take instance mappings of bounced body frames away, run by run. */
-static void cut_body_frames(struct domain *dom, uint64_t first, uint64_t nr)
+static void give_run_slots(struct domain *dom, struct frame *head, const struct mapping *map,
+			   uint8_t *hva)
 {
-	for (uint64_t i = 0; i < nr;) {
-		const struct frame *frame = frame_find(&dom->frames, first + i);
-
-		unmap_instances(dom, first + i, frame->run);
-		i += frame->run;
-	}
-}
-
-/* One run of contiguous bounce pages for the frames from @index on. Return: frames done, or -errno.
- */
-static int64_t bounce_run(struct domain *dom, const struct mapping *map, uint8_t *hva,
-			  uint64_t index, uint64_t want)
-{
-	const struct domain_env *env = dom->env;
-	uint64_t h = env->frame_size;
+	uint64_t h = dom->env->frame_size, g = dom->env->granule;
+	uint64_t index = head->index;
 	unsigned nr_slots = dom->frames.nr_slots;
+
+	for (unsigned n = 0; n < head->run; n++) {
+		struct frame *frame = n ? frame_find(&dom->frames, index + n) : head;
+
+		frame->live = nr_slots & 0x1f;
+		for (unsigned s = 0; s < nr_slots; s++)
+			frame->slot[s] =
+				(frame_slot)(hva + n * h + s * g) | (map->flags & SLOT_RIGHTS);
+		frame_relist(&dom->frames, frame);
+	}
+	sync_fill(head->page, map->flags & MAP_WRITE ? pool_twin(dom->env->pool, head->page) : NULL,
+		  hva, head->run * h, dom->env->stats);
+}
+
+/* What devices wrote goes to the guest, if it is to; the slots go. */
+static void take_run_slots(struct domain *dom, struct frame *head, bool collect, bool scrub)
+{
+	uint64_t index = head->index;
+
+	for (unsigned n = 0; n < head->run; n++) {
+		struct frame *frame = n ? frame_find(&dom->frames, index + n) : head;
+
+		for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
+			if (collect)
+				collect_slot(dom, frame, s);
+			frame->slot[s] = 0;
+		}
+		frame->live = 0;
+	}
+	if (scrub)
+		memset(head->page, 0, head->run * dom->env->frame_size);
+}
+
+static int fine_map_run(struct domain *dom, const struct frame *head)
+{
+	int ret;
+
+	for (unsigned n = 0; n < head->run && dom->set.has_fine; n++) {
+		ret = fine_map(dom, frame_find(&dom->frames, head->index + n), 0,
+			       dom->frames.nr_slots);
+		if (ret) {
+			while (n--)
+				fine_unmap(dom, frame_find(&dom->frames, head->index + n), 0,
+					   dom->frames.nr_slots);
+			dom->removed = true;
+			return ret;
+		}
+	}
+	return 0;
+}
+
+/* A run of contiguous bounce pages for the frames from @index on. Return: frames done, or -errno.
+ */
+static int64_t new_run(struct domain *dom, const struct mapping *map, uint8_t *hva, uint64_t index,
+		       uint64_t want)
+{
+	uint64_t h = dom->env->frame_size;
+	struct frame *head;
 	uint8_t *page;
 	size_t got, n;
 	int ret = -ENOMEM;
 
-	page = pool_get(env->pool, MIN(want, FRAME_MAX_RUN), &got);
+	page = get_pages(dom, MIN(want, FRAME_MAX_RUN), &got);
 	if (!page)
 		return -ENOMEM;
 	for (n = 0; n < got; n++) {
-		struct frame *frame =
-			frame_add(&dom->frames, index + n, FRAME_BOUNCE, page + n * h);
-
-		if (!frame)
+		if (!frame_add(&dom->frames, index + n, FRAME_BOUNCE, page + n * h))
 			goto err_frames;
-		frame->body = true;
-		frame->live = nr_slots & 0x1f;
-		for (unsigned s = 0; s < nr_slots; s++) {
-			uint8_t *guest = hva + n * h + s * env->granule;
-
-			frame->slot[s] = (frame_slot)guest | (map->flags & SLOT_RIGHTS);
-		}
-		frame_relist(&dom->frames, frame);
 	}
-	frame_find(&dom->frames, index)->run = got & FRAME_MAX_RUN;
-	sync_fill(page, map->flags & MAP_WRITE ? pool_twin(env->pool, page) : NULL, hva, got * h,
-		  env->stats);
-	ret = map_instances(dom, index, got, page, rights_of(map));
+	head = frame_find(&dom->frames, index);
+	head->run = got & FRAME_MAX_RUN;
+	head->prot = prot_of_run(dom, map, head->run) & PROT_DEV_BOTH;
+	give_run_slots(dom, head, map, hva);
+	ret = shadowset_map(&dom->set, SHADOWS_COARSE, index * h, page, got * h, head->prot,
+			    &dom->removed);
 	if (ret)
 		goto err_frames;
-	env->stats->bounce_frames += got;
-	env->stats->bounce_live += got;
+	ret = fine_map_run(dom, head);
+	if (ret) {
+		unmap_run(dom, head);
+		dom->removed = true;
+		goto err_frames;
+	}
+	dom->added = true;
+	dom->env->stats->bounce_frames += got;
+	dom->env->stats->bounce_live += got;
 	return (int64_t)got;
 
 err_frames:
+	if (dom->removed)
+		(void)flush(dom);
 	while (n--)
 		frame_del(&dom->frames, frame_find(&dom->frames, index + n));
 	give_back(dom, page, got);
 	return ret;
 }
 
+/* A run without slots serves again. Return: its frames, or -errno. */
+static int64_t reuse_run(struct domain *dom, const struct mapping *map, uint8_t *hva,
+			 struct frame *head)
+{
+	int ret;
+
+	if (head->class == FRAME_PARKED) {
+		unpark_run(dom, head);
+	} else {
+		ret = revive_run(dom, head, prot_of_run(dom, map, head->run));
+		if (ret)
+			return ret;
+	}
+	dom->env->stats->bounce_live += head->run;
+	give_run_slots(dom, head, map, hva);
+	ret = fine_map_run(dom, head);
+	if (ret) {
+		take_run_slots(dom, head, false, true);
+		retire_run(dom, head);
+		return ret;
+	}
+	return head->run;
+}
+
+/* How many frames from @index on, at most @max, have no struct frame. */
+static uint64_t gap_at(const struct domain *dom, uint64_t index, uint64_t max)
+{
+	uint64_t nr = 0;
+
+	if (!dom->parked.head && !dom->quarantine.head)
+		return max;
+	while (nr < max && !frame_find(&dom->frames, index + nr))
+		nr++;
+	return nr;
+}
+
+/* Bounced frames [first, first + nr): devices are cut off, as far as they can be. */
+static void cut_runs(struct domain *dom, uint64_t first, uint64_t nr)
+{
+	for (uint64_t i = 0; i < nr;) {
+		const struct frame *head = frame_find(&dom->frames, first + i);
+
+		for (unsigned n = 0; n < head->run && dom->set.has_fine; n++)
+			fine_unmap(dom, frame_find(&dom->frames, head->index + n), 0,
+				   dom->frames.nr_slots);
+		if (!can_park(dom, head->run, head->prot)) {
+			unmap_run(dom, head);
+			dom->removed |= !is_lazy(dom);
+		}
+		dom->removed |= dom->set.has_fine && !is_lazy(dom);
+		i += head->run;
+	}
+}
+
+static void drop_runs(struct domain *dom, uint64_t first, uint64_t nr, bool collect, bool flushed)
+{
+	for (uint64_t i = 0; i < nr;) {
+		struct frame *head = frame_find(&dom->frames, first + i);
+		bool kept = !flushed || can_park(dom, head->run, head->prot);
+
+		i += head->run;
+		take_run_slots(dom, head, collect, kept);
+		end_run(dom, head, flushed);
+	}
+}
+
 static int map_body(struct domain *dom, const struct shape *shape, const struct mapping *map)
 {
-	uint64_t h = dom->env->frame_size, done = 0;
+	uint64_t h = dom->env->frame_size, done = 0, gap;
+	struct frame *frame;
 	uint8_t *hva;
 	int64_t n = 0;
 	int ret;
@@ -458,24 +1197,34 @@ static int map_body(struct domain *dom, const struct shape *shape, const struct 
 		return 0;
 	hva = shape->hva + (shape->body * h - map->start);
 	if (shape->direct) {
-		ret = map_instances(dom, shape->body, shape->nr_body, hva, rights_of(map));
+		clear_frames(dom, shape->body, shape->nr_body);
+		ret = shadowset_map(&dom->set, SHADOWS_ALL, shape->body * h, hva,
+				    shape->nr_body * h, rights_of(map), &dom->removed);
 		if (!ret) {
+			dom->added = true;
 			dom->env->stats->direct_frames += shape->nr_body;
 			dom->env->stats->direct_live += shape->nr_body;
 		}
 		return ret;
 	}
-	while (done < shape->nr_body) {
-		n = bounce_run(dom, map, hva + done * h, shape->body + done, shape->nr_body - done);
-		if (n < 0)
-			break;
-		done += (uint64_t)n;
+	while (done < shape->nr_body && n >= 0) {
+		uint64_t index = shape->body + done, left = shape->nr_body - done;
+
+		gap = gap_at(dom, index, left);
+		frame = gap ? NULL : frame_find(&dom->frames, index);
+		if (frame && (!frame->run || frame->run > left)) {
+			clear_run(dom, frame_run_head(&dom->frames, frame));
+			continue;
+		}
+		n = frame ? reuse_run(dom, map, hva + done * h, frame)
+			  : new_run(dom, map, hva + done * h, index, gap);
+		done += n > 0 ? (uint64_t)n : 0;
 	}
 	if (n >= 0)
 		return 0;
-	cut_body_frames(dom, shape->body, done);
-	(void)sync_instances(dom);
-	drop_body_frames(dom, shape->body, done, false);
+	cut_runs(dom, shape->body, done);
+	ret = flush_if_due(dom);
+	drop_runs(dom, shape->body, done, false, ret || !is_lazy(dom));
 	return (int)n;
 }
 
@@ -483,25 +1232,57 @@ static void cut_body(struct domain *dom, const struct shape *shape)
 {
 	if (!shape->nr_body)
 		return;
-	if (shape->direct)
-		unmap_instances(dom, shape->body, shape->nr_body);
-	else
-		cut_body_frames(dom, shape->body, shape->nr_body);
+	if (!shape->direct) {
+		cut_runs(dom, shape->body, shape->nr_body);
+		return;
+	}
+	shadowset_unmap(&dom->set, SHADOWS_ALL, shape->body * dom->env->frame_size,
+			shape->nr_body * dom->env->frame_size);
+	dom->removed = true;
 }
 
-static void drop_body(struct domain *dom, const struct shape *shape)
+static void drop_body(struct domain *dom, const struct shape *shape, bool flushed)
 {
 	if (!shape->nr_body)
 		return;
 	if (shape->direct)
 		dom->env->stats->direct_live -= shape->nr_body;
 	else
-		drop_body_frames(dom, shape->body, shape->nr_body, true);
+		drop_runs(dom, shape->body, shape->nr_body, true, flushed);
 }
 
 /* ---- requests ---- */
 
-int domain_map(struct domain *dom, const struct mapping *map)
+/* Take the first @nr parts of a mapping that is not to be away again. */
+static void undo_parts(struct domain *dom, const struct shape *shape, const struct mapping *map,
+		       unsigned nr)
+{
+	bool flushed;
+
+	for (unsigned i = 0; i < nr; i++)
+		doom_part(dom, shape, map, shape->part[i]);
+	for (unsigned i = 0; i < nr; i++)
+		cut_part(dom, shape->part[i]);
+	flushed = dom->removed;
+	(void)flush_if_due(dom);
+	for (unsigned i = 0; i < nr; i++)
+		drop_part(dom, shape, map, shape->part[i], flushed);
+}
+
+static void finish_moves(struct domain *dom, const struct mapping *map)
+{
+	struct shape shape = shape_of(dom, map);
+
+	for (unsigned i = 0; i < shape.nr_parts; i++) {
+		struct frame *frame = frame_find(&dom->frames, shape.part[i]);
+
+		if (frame)
+			finish_move(dom, frame);
+	}
+}
+
+/* One mapping, up to what devices may not know before an invalidation, and moves not finished. */
+static int map_one(struct domain *dom, const struct mapping *map)
 {
 	struct shape shape = shape_of(dom, map);
 	unsigned done = 0;
@@ -523,80 +1304,153 @@ int domain_map(struct domain *dom, const struct mapping *map)
 	return 0;
 
 err_parts:
-	for (unsigned i = 0; i < done; i++)
-		cut_part(dom, &shape, map, shape.part[i]);
-	if (done)
-		(void)sync_instances(dom);
-	while (done--)
-		drop_part(dom, &shape, map, shape.part[done]);
+	undo_parts(dom, &shape, map, done);
+	/* The part that failed may have become bounce before it did. */
+	(void)flush_if_due(dom);
+	finish_moves(dom, map);
 	(void)maptree_remove(dom->maps, map->start);
 	return ret;
 }
 
-/* True if a mapping lies across either end of [start, last]. */
-static bool cuts_a_mapping(const struct domain *dom, uint64_t start, uint64_t last)
+int domain_map(struct domain *dom, const struct mapping *map)
 {
-	struct mapping map;
+	int ret = map_one(dom, map);
 
-	if (maptree_first(dom->maps, start, start, &map) && map.start < start)
-		return true;
-	return maptree_first(dom->maps, last, last, &map) && map.last > last;
+	if (ret)
+		return ret;
+	ret = flush_if_due(dom);
+	finish_moves(dom, map);
+	if (ret)
+		(void)domain_unmap(dom, map->start, map->last);
+	return ret;
+}
+
+int domain_map_list(struct domain *dom, mapping_fn next, void (*rewind)(void *ctx), void *ctx)
+{
+	struct mapping map, first = {0};
+	uint64_t last = 0;
+	size_t done = 0;
+	int ret = 0, err;
+
+	rewind(ctx);
+	while (!ret && next(ctx, &map)) {
+		if (!done)
+			first = map;
+		ret = map_one(dom, &map);
+		if (!ret) {
+			done++;
+			last = map.last;
+		}
+	}
+	err = flush_if_due(dom);
+	rewind(ctx);
+	for (size_t i = 0; i < done && next(ctx, &map); i++)
+		finish_moves(dom, &map);
+	ret = ret ? ret : err;
+	if (ret && done)
+		(void)domain_unmap(dom, first.start, last);
+	return ret;
 }
 
 int domain_unmap(struct domain *dom, uint64_t start, uint64_t last)
 {
-	struct mapping map;
-	uint64_t at;
+	struct mapping first, map;
+	bool flushed, more;
 	int ret;
 
-	if (last < start || cuts_a_mapping(dom, start, last))
+	if (last < start)
 		return -ERANGE;
-	if (!maptree_first(dom->maps, start, last, &map))
+	if (!maptree_first(dom->maps, start, last, &first))
 		return 0;
+	/* What lies across either end is cut by the range. */
+	if (first.start < start || first.last > last)
+		return -ERANGE;
+	if (first.last < last && maptree_first(dom->maps, last, last, &map) && map.last > last)
+		return -ERANGE;
 
-	for (at = start; maptree_first(dom->maps, at, last, &map); at = map.last + 1) {
+#define for_each_mapping()                                                                         \
+	for (map = first, more = true; more;                                                       \
+	     more = map.last < last && maptree_first(dom->maps, map.last + 1, last, &map))
+
+	for_each_mapping()
+	{
+		struct shape shape = shape_of(dom, &map);
+
+		for (unsigned i = 0; i < shape.nr_parts; i++)
+			doom_part(dom, &shape, &map, shape.part[i]);
+	}
+	for_each_mapping()
+	{
 		struct shape shape = shape_of(dom, &map);
 
 		cut_body(dom, &shape);
 		for (unsigned i = 0; i < shape.nr_parts; i++)
-			cut_part(dom, &shape, &map, shape.part[i]);
-		if (map.last == last)
-			break;
+			cut_part(dom, shape.part[i]);
 	}
-	/* Before anything is copied or reused: what a device wrote until now must be in the copy,
-	 * and what it writes from now on must reach nobody. */
-	ret = sync_instances(dom);
-	while (maptree_first(dom->maps, start, last, &map)) {
+	/* Before anything is copied or reused: what a device wrote to guest memory until now is
+	 * there, and what it writes from now on reaches nobody. */
+	flushed = dom->removed;
+	ret = flush_if_due(dom);
+	for_each_mapping()
+	{
 		struct shape shape = shape_of(dom, &map);
 
-		drop_body(dom, &shape);
+		drop_body(dom, &shape, flushed);
 		for (unsigned i = 0; i < shape.nr_parts; i++)
-			drop_part(dom, &shape, &map, shape.part[i]);
+			drop_part(dom, &shape, &map, shape.part[i], flushed);
 		(void)maptree_remove(dom->maps, map.start);
+	}
+#undef for_each_mapping
+	flush_quarantine_if_full(dom);
+	return ret;
+}
+
+/* ---- streams come and go ---- */
+
+/*
+ * Every translation of the domain in the units in which it was made: direct bodies, runs of bounced
+ * frames, single frames; on a fine shadow single slots. Into one shadow that is empty.
+ */
+static int replay_frame(struct domain *dom, struct shadowset *one, const struct frame *frame)
+{
+	uint64_t h = dom->env->frame_size, g = dom->env->granule, iova = frame->index * h;
+	uint64_t first = 0, last = frame->run * h - 1;
+	struct window win;
+	bool exposed;
+	int ret = 0;
+
+	if (frame->class == FRAME_QUARANTINED)
+		return 0;
+	if (frame->class == FRAME_WINDOW && find_window(dom, frame, &win)) {
+		first = win.first * g;
+		last = (win.first + win.nr) * g - 1;
+	}
+	if (frame->run && frame->prot)
+		ret = shadowset_map_window(one, SHADOWS_COARSE, iova, frame->page, frame->run * h,
+					   frame->prot, first, last, &exposed);
+	for (unsigned s = 0; s < dom->frames.nr_slots && frame->live && !ret && one->has_fine;
+	     s++) {
+		if (frame->slot[s])
+			ret = shadowset_map(one, SHADOWS_FINE, iova + s * g, frame->page + s * g, g,
+					    (unsigned)(frame->slot[s] & SLOT_RIGHTS), &exposed);
 	}
 	return ret;
 }
 
-/* ---- instances come and go ---- */
-
-/*
- * Every instance mapping of the shadow, in the units in which it was made: direct bodies, runs of
- * bounced frames, single frames. Stops at the first error.
- */
-typedef int (*unit_fn)(void *ctx, uint64_t iova, void *hva, uint64_t len, unsigned prot);
-
-static int for_each_unit(struct domain *dom, unit_fn fn, void *ctx)
+static int replay_mappings(struct domain *dom, struct shadowset *one)
 {
 	uint64_t h = dom->env->frame_size, at = 0;
 	struct mapping map;
+	bool exposed;
 	int ret;
 
 	while (maptree_first(dom->maps, at, UINT64_MAX, &map)) {
 		struct shape shape = shape_of(dom, &map);
 
 		if (shape.nr_body && shape.direct) {
-			ret = fn(ctx, shape.body * h, shape.hva + (shape.body * h - map.start),
-				 shape.nr_body * h, rights_of(&map));
+			ret = shadowset_map(one, SHADOWS_ALL, shape.body * h,
+					    shape.hva + (shape.body * h - map.start),
+					    shape.nr_body * h, rights_of(&map), &exposed);
 			if (ret)
 				return ret;
 		}
@@ -606,18 +1460,7 @@ static int for_each_unit(struct domain *dom, unit_fn fn, void *ctx)
 	}
 	for (size_t b = 0; b < dom->frames.nr_buckets; b++) {
 		for (struct frame *frame = dom->frames.bucket[b]; frame; frame = frame->next) {
-			unsigned prot = 0;
-
-			if (!frame->run)
-				continue;
-			for (unsigned s = 0; s < dom->frames.nr_slots; s++)
-				prot |= (unsigned)(frame->slot[s] & SLOT_RIGHTS);
-			/* A bounced body keeps its mapping's rights; a shared frame is read-write.
-			 */
-			if (frame->class == FRAME_BOUNCE && !frame->body)
-				prot = PROT_DEV_READ | PROT_DEV_WRITE;
-			ret = fn(ctx, frame->index * h, frame->page, (uint64_t)frame->run * h,
-				 prot);
+			ret = replay_frame(dom, one, frame);
 			if (ret)
 				return ret;
 		}
@@ -625,41 +1468,12 @@ static int for_each_unit(struct domain *dom, unit_fn fn, void *ctx)
 	return 0;
 }
 
-struct replay {
-	struct domain *dom;
-	struct instance *inst;
-	size_t done; /* units mapped */
-};
-
-static int replay_unit(void *ctx, uint64_t iova, void *hva, uint64_t len, unsigned prot)
-{
-	struct replay *replay = ctx;
-	int ret = instance_map(replay->dom, replay->inst, iova, hva, len, prot);
-
-	if (!ret)
-		replay->done++;
-	return ret;
-}
-
-/* Takes away the first replay->done units, then stops with 1. */
-static int unreplay_unit(void *ctx, uint64_t iova, void *hva, uint64_t len, unsigned prot)
-{
-	struct replay *replay = ctx;
-
-	(void)hva;
-	(void)prot;
-	if (!replay->done)
-		return 1;
-	instance_unmap(replay->dom, replay->inst, iova, len);
-	replay->done--;
-	return 0;
-}
-
 /* Guest RAM at its own address, as far as the instance can reach it. */
-static int for_each_identity(struct domain *dom, const struct instance *inst, unit_fn fn, void *ctx)
+static int replay_identity(struct domain *dom, struct shadowset *one, const struct instance *inst)
 {
 	const struct gmem *gmem = dom->env->gmem;
 	uint64_t h = dom->env->frame_size;
+	bool exposed;
 
 	for (unsigned s = 0; s < gmem->nr_spans; s++) {
 		const struct gmem_span *span = &gmem->spans[s];
@@ -667,14 +1481,13 @@ static int for_each_identity(struct domain *dom, const struct instance *inst, un
 		for (unsigned a = 0; a < inst->nr_apertures; a++) {
 			uint64_t start = ALIGN_UP(MAX(span->gpa, inst->apertures[a].start), h);
 			uint64_t last = MIN(span->gpa + span->len - 1, inst->apertures[a].last);
-			uint64_t len;
 			int ret;
 
 			if (last < start || last - start + 1 < h)
 				continue;
-			len = ALIGN_DOWN(last - start + 1, h);
-			ret = fn(ctx, start, span->hva + (start - span->gpa), len,
-				 PROT_DEV_READ | PROT_DEV_WRITE);
+			ret = shadowset_map(
+				one, SHADOWS_ALL, start, span->hva + (start - span->gpa),
+				ALIGN_DOWN(last - start + 1, h), PROT_DEV_BOTH, &exposed);
 			if (ret)
 				return ret;
 		}
@@ -682,47 +1495,126 @@ static int for_each_identity(struct domain *dom, const struct instance *inst, un
 	return 0;
 }
 
-static int for_each_of(struct domain *dom, const struct instance *inst, unit_fn fn, void *ctx)
+/* A shadow comes that cannot do what windows need: those there are become bounce. */
+static int give_up_windows(struct domain *dom, bool can_replace, bool can_window)
 {
-	return dom->bypass ? for_each_identity(dom, inst, fn, ctx) : for_each_unit(dom, fn, ctx);
+	int ret = 0;
+
+	for (size_t b = 0; b < dom->frames.nr_buckets && !ret; b++) {
+		for (struct frame *frame = dom->frames.bucket[b]; frame && !ret;
+		     frame = frame->next) {
+			if (frame->class == FRAME_WINDOW &&
+			    (!can_replace || (!can_window && frame->live < dom->frames.nr_slots)))
+				ret = make_bounce(dom, frame);
+		}
+	}
+	if (flush_if_due(dom))
+		ret = -EIO;
+	for (size_t b = 0; b < dom->frames.nr_buckets; b++) {
+		for (struct frame *frame = dom->frames.bucket[b]; frame; frame = frame->next)
+			finish_move(dom, frame);
+	}
+	return ret;
 }
 
-int domain_join(struct domain *dom, struct instance *inst)
+int domain_hold_shadow(struct domain *dom, const struct stream *id, struct shadow **out)
 {
-	struct replay replay = {.dom = dom, .inst = inst};
+	struct shadow *shadow = shadowset_find(&dom->set, id->inst, id->sid);
+	struct shadowset one;
 	int ret;
 
-	if (dom->nr_instances == DOMAIN_MAX_INSTANCES)
-		return -ENOSPC;
-	ret = for_each_of(dom, inst, replay_unit, &replay);
+	if (shadow) {
+		shadow->nr_users++;
+		*out = shadow;
+		return 0;
+	}
+	ret = id->inst->ops->shadow_create(id->inst, id->sid, &shadow);
+	if (ret)
+		return ret;
+	shadowset_init(&one, dom->set.fine_granule, dom->env->stats);
+	(void)shadowset_add(&one, shadow);
+	ret = give_up_windows(dom, one.can_replace, one.can_window);
+	if (!ret)
+		ret = dom->bypass ? replay_identity(dom, &one, id->inst)
+				  : replay_mappings(dom, &one);
+	if (!ret)
+		ret = shadowset_add(&dom->set, shadow);
 	if (ret) {
-		(void)for_each_of(dom, inst, unreplay_unit, &replay);
-		(void)sync_instance(dom, inst);
+		shadow->ops->destroy(shadow);
 		return ret;
 	}
-	dom->instances[dom->nr_instances++] = inst;
-	inst->domain = dom;
+	shadow->nr_users = 1;
+	*out = shadow;
 	return 0;
 }
 
-void domain_leave(struct domain *dom, struct instance *inst)
+void domain_drop_shadow(struct domain *dom, struct shadow *shadow)
 {
-	struct replay all = {.dom = dom, .inst = inst, .done = SIZE_MAX};
-
-	(void)for_each_of(dom, inst, unreplay_unit, &all);
-	for (unsigned i = 0; i < dom->nr_instances; i++) {
-		if (dom->instances[i] == inst) {
-			dom->instances[i] = dom->instances[--dom->nr_instances];
-			break;
-		}
+	if (--shadow->nr_users)
+		return;
+	shadowset_remove(&dom->set, shadow);
+	if (dom->set.tainted) {
+		shadow->next = dom->env->lost;
+		dom->env->lost = shadow;
+	} else {
+		shadow->ops->destroy(shadow);
 	}
-	inst->domain = NULL;
-	(void)sync_instance(dom, inst);
+}
+
+int domain_join(struct domain *dom, struct stream_state *stream)
+{
+	struct instance *inst = stream->id.inst;
+	struct shadow *shadow;
+	int ret;
+
+	if (inst->failed)
+		return -EIO;
+	ret = domain_hold_shadow(dom, &stream->id, &shadow);
+	if (ret)
+		return ret;
+	ret = shadowset_add_stream(&dom->set, inst, stream->id.sid);
+	if (ret)
+		goto err_shadow;
+	ret = inst->ops->enable(inst, stream->id.sid, shadow);
+	if (ret)
+		goto err_stream;
+	stream->domain = dom;
+	stream->shadow = shadow;
+	return 0;
+
+err_stream:
+	dom->env->stats->instance_errors++;
+	if (inst->ops->disable(inst, stream->id.sid)) {
+		inst->failed = true;
+		inst->loose = true;
+		dom->set.tainted = true;
+	}
+	shadowset_remove_stream(&dom->set, inst, stream->id.sid);
+err_shadow:
+	domain_drop_shadow(dom, shadow);
+	return ret;
+}
+
+void domain_leave(struct stream_state *stream)
+{
+	struct domain *dom = stream->domain;
+	struct instance *inst = stream->id.inst;
+
+	if (inst->ops->disable(inst, stream->id.sid)) {
+		dom->env->stats->instance_errors++;
+		inst->failed = true;
+		inst->loose = true;
+		dom->set.tainted = true;
+	}
+	shadowset_remove_stream(&dom->set, inst, stream->id.sid);
+	domain_drop_shadow(dom, stream->shadow);
+	stream->domain = NULL;
+	stream->shadow = NULL;
 }
 
 /* ---- life ---- */
 
-int domain_create(const struct domain_env *env, uint32_t id, bool bypass, struct domain **out)
+int domain_create(struct domain_env *env, uint32_t id, bool bypass, struct domain **out)
 {
 	struct domain *dom = iommu_zalloc(sizeof(*dom));
 	int ret;
@@ -733,6 +1625,7 @@ int domain_create(const struct domain_env *env, uint32_t id, bool bypass, struct
 	dom->id = id;
 	dom->bypass = bypass;
 	dom->relaxed = true;
+	shadowset_init(&dom->set, env->frame_size > env->granule ? env->granule : 0, env->stats);
 	ret = maptree_create(&dom->maps);
 	if (ret)
 		goto err_dom;
@@ -752,8 +1645,7 @@ err_dom:
 void domain_destroy(struct domain *dom)
 {
 	(void)domain_unmap(dom, 0, UINT64_MAX);
-	while (dom->nr_instances)
-		domain_leave(dom, dom->instances[0]);
+	domain_trim(dom);
 	frame_table_fini(&dom->frames);
 	maptree_destroy(dom->maps);
 	iommu_free(dom);

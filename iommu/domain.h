@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * domain - one guest IOVA address space and its shadow: what the guest mapped, the frames that are
- * not simply direct, and the instances that hold the shadow, kept in step.
+ * not simply direct, and the streams that translate through it, kept in step.
  *
  * Private to the mediator, which validates requests, numbers domains and holds the lock.
  */
@@ -16,9 +16,8 @@
 #include "iommu/instance.h"
 #include "iommu/maptree.h"
 #include "iommu/pool.h"
+#include "iommu/shadowset.h"
 #include "iommu/sync.h"
-
-#define DOMAIN_MAX_INSTANCES 64
 
 /* What all domains of one mediator share. */
 struct domain_env {
@@ -28,26 +27,46 @@ struct domain_env {
 	struct pool *pool;
 	struct sync_scratch *scratch;
 	struct mediator_stats *stats;
+	size_t park_limit;	 /* frames that may be parked, in all domains */
+	size_t nr_parked;	 /* that are */
+	size_t quarantine_limit; /* frames that may wait for an invalidation, per domain */
+	uint64_t quarantine_ns;	 /* and how long; 0: no bound */
+	uint64_t (*now_ns)(void);
+	bool promote;		/* bounce frames that could be direct become it */
+	struct domain *domains; /* all with a number */
+	struct shadow *lost;	/* that devices may still walk: kept to the end */
 };
 
 struct domain {
-	const struct domain_env *env;
+	struct domain_env *env;
 	uint32_t id;
 	bool bypass;  /* guest RAM 1:1, no mappings */
-	bool tainted; /* an invalidation failed once: pages given up are never used again */
 	bool relaxed; /* class "exposed" is allowed: every endpoint says so */
 	struct maptree *maps;
 	struct frame_table frames;
-	struct instance *instances[DOMAIN_MAX_INSTANCES];
-	unsigned nr_instances;
+	struct frame_queue parked;     /* oldest first */
+	struct frame_queue quarantine; /* everything that devices may remember, already unmapped */
+	uint64_t quarantine_since;     /* when the oldest got there */
+	struct shadowset set;
+	/* What the request under way did that devices may not know yet. */
+	bool added, removed;
 	unsigned nr_endpoints;
-	struct domain *next; /* the mediator's list */
+	struct domain *next; /* env->domains */
 };
 
-int domain_create(const struct domain_env *env, uint32_t id, bool bypass, struct domain **out);
+/* One requester and where it translates; shared by the endpoints that master through it. */
+struct stream_state {
+	struct stream id;
+	struct domain *domain; /* NULL: blocked */
+	struct shadow *shadow;
+	unsigned nr_users; /* endpoints in that domain */
+	struct stream_state *next;
+};
 
-/* domain_destroy - unmap everything from every instance left, bring what devices wrote to the
- * guest. Instances must have left or are made to. */
+int domain_create(struct domain_env *env, uint32_t id, bool bypass, struct domain **out);
+
+/* domain_destroy - bring what devices wrote to the guest and free it; no stream is in it any more
+ */
 void domain_destroy(struct domain *dom);
 
 /**
@@ -57,6 +76,15 @@ void domain_destroy(struct domain *dom);
  */
 int domain_map(struct domain *dom, const struct mapping *map);
 
+/* Yields the mappings of a list one by one, ascending and gapless; false: no more. */
+typedef bool (*mapping_fn)(void *ctx, struct mapping *out);
+
+/**
+ * domain_map_list - the same for several mappings, all or none, with one invalidation
+ * @next: called from the start again after @rewind
+ */
+int domain_map_list(struct domain *dom, mapping_fn next, void (*rewind)(void *ctx), void *ctx);
+
 /**
  * domain_unmap - remove every mapping inside [start, last]
  * Return: 0; -ERANGE cuts a mapping, nothing removed; -EIO removed, but an instance could not
@@ -65,13 +93,30 @@ int domain_map(struct domain *dom, const struct mapping *map);
 int domain_unmap(struct domain *dom, uint64_t start, uint64_t last);
 
 /**
- * domain_join - replay the whole shadow into an instance that is empty
- * Return: 0; -errno of the instance or -ENOSPC: the instance is empty again.
+ * domain_hold_shadow - the shadow that a stream would walk, with all of the domain in it
+ *
+ * To be taken before the stream leaves where it is, so that what can fail fails early; not for
+ * exclusive instances. Return: 0; -errno.
  */
-int domain_join(struct domain *dom, struct instance *inst);
+int domain_hold_shadow(struct domain *dom, const struct stream *id, struct shadow **out);
+void domain_drop_shadow(struct domain *dom, struct shadow *shadow);
 
-/* domain_leave - remove the whole shadow from an instance; taints the domain as domain_unmap does
+/**
+ * domain_join - let a blocked stream translate through the domain
+ * Return: 0; -errno of the instance or -ENOSPC: the stream is blocked as before.
  */
-void domain_leave(struct domain *dom, struct instance *inst);
+int domain_join(struct domain *dom, struct stream_state *stream);
+
+/* domain_leave - block a stream of the domain; taints the domain as domain_unmap does */
+void domain_leave(struct stream_state *stream);
+
+/**
+ * domain_expire - give back quarantined pages that have waited long enough
+ * Return: ns until the next have, UINT64_MAX: none waits, or none for a time.
+ */
+uint64_t domain_expire(struct domain *dom, uint64_t now);
+
+/* domain_trim - give back parked and quarantined pages */
+void domain_trim(struct domain *dom);
 
 #endif

@@ -149,11 +149,17 @@ void frame_del(struct frame_table *table, struct frame *frame)
 	iommu_free(frame);
 }
 
-void frame_become_bounce(struct frame_table *table, struct frame *frame, uint8_t *page)
+void frame_set_class(struct frame_table *table, struct frame *frame, enum frame_class class,
+		     uint8_t *page)
 {
-	frame->class = FRAME_BOUNCE;
+	if (frame->class == FRAME_BOUNCE && class != FRAME_BOUNCE) {
+		list_remove(frame->ring ? &table->rings : &table->others, frame);
+		frame->ring = false;
+	} else if (frame->class != FRAME_BOUNCE && class == FRAME_BOUNCE) {
+		list_push(&table->others, frame);
+	}
+	frame->class = class;
 	frame->page = page;
-	list_push(&table->others, frame);
 	frame_relist(table, frame);
 }
 
@@ -168,4 +174,52 @@ void frame_relist(struct frame_table *table, struct frame *frame)
 	list_remove(frame->ring ? &table->rings : &table->others, frame);
 	frame->ring = ring;
 	list_push(ring ? &table->rings : &table->others, frame);
+}
+
+struct frame *frame_run_head(const struct frame_table *table, struct frame *frame)
+{
+	/* Runs are short where this is asked, see PARK_MAX_RUN. */
+	for (uint64_t index = frame->index; !frame->run;)
+		frame = frame_find(table, --index);
+	return frame;
+}
+
+/* A frame without slots has room for two pointers in them. */
+static struct frame *queue_prev(const struct frame *frame)
+{
+	return (struct frame *)frame->slot[0];
+}
+
+struct frame *frame_queue_next(const struct frame *frame)
+{
+	return (struct frame *)frame->slot[1];
+}
+
+void frame_queue_push(struct frame_queue *queue, struct frame *frame)
+{
+	frame->slot[0] = (frame_slot)queue->tail;
+	frame->slot[1] = 0;
+	if (queue->tail)
+		queue->tail->slot[1] = (frame_slot)frame;
+	else
+		queue->head = frame;
+	queue->tail = frame;
+	queue->nr += frame->run;
+}
+
+void frame_queue_drop(struct frame_queue *queue, struct frame *frame)
+{
+	struct frame *prev = queue_prev(frame), *next = frame_queue_next(frame);
+
+	if (prev)
+		prev->slot[1] = (frame_slot)next;
+	else
+		queue->head = next;
+	if (next)
+		next->slot[0] = (frame_slot)prev;
+	else
+		queue->tail = prev;
+	queue->nr -= frame->run;
+	frame->slot[0] = 0;
+	frame->slot[1] = 0;
 }

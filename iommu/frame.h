@@ -6,6 +6,8 @@
  * A frame is found by its index (iova / frame size). Every bounce frame also stands in one of two
  * dense arrays, so that a sync visits only what it must: "rings" (at least one read-write slot) and
  * "others". One thread at a time: the mediator holds its lock.
+ *
+ * Frames that were mapped as one stay one: a run, whose first frame says how long it is.
  */
 #ifndef IOMMU_FRAME_H
 #define IOMMU_FRAME_H
@@ -16,7 +18,11 @@
 
 enum frame_class {
 	FRAME_BOUNCE,  /* page is a bounce page */
-	FRAME_EXPOSED, /* page is the host frame of guest RAM, whole */
+	FRAME_EXPOSED, /* page is the host frame of guest RAM, whole though not all is mapped */
+	FRAME_WINDOW,  /* page is the host frame; devices reach the mapped run of slots, which may
+			  be all of it */
+	FRAME_PARKED,  /* page is a bounce page, still mapped, all zero, with no slot */
+	FRAME_QUARANTINED, /* page is a bounce page, unmapped, devices may still remember it */
 };
 
 /* A slot: the host address of the guest page (at least 4 KiB aligned) with MAP_READ | MAP_WRITE in
@@ -24,7 +30,8 @@ enum frame_class {
 typedef uintptr_t frame_slot;
 
 #define SLOT_RIGHTS    ((frame_slot)3)
-#define SLOT_HVA(slot) ((uint8_t *)((slot) & ~SLOT_RIGHTS))
+#define SLOT_DYING     ((frame_slot)4) /* being unmapped: not counted as live any more */
+#define SLOT_HVA(slot) ((uint8_t *)((slot) & ~(frame_slot)7))
 
 #define FRAME_MAX_SLOTS 16 /* 64 KiB frame, 4 KiB slots */
 
@@ -32,17 +39,25 @@ struct frame {
 	struct frame *next; /* hash chain */
 	uint64_t index;	    /* iova / frame size */
 	uint8_t *page;
-	uint32_t pos; /* in its array; bounce only */
-	uint32_t
-		run : 20; /* frames in the instance mapping that starts here; 0: it starts before */
-	uint32_t class : 1;
-	uint32_t body : 1; /* belongs to one mapping alone, and has its rights */
-	uint32_t ring : 1; /* stands in rings, not in others */
-	uint32_t live : 5; /* slots in use */
-	frame_slot slot[]; /* frame size / guest granule of them */
+	uint32_t pos;	   /* in its array; bounce only */
+	uint32_t run : 12; /* frames of the run that starts here; 0: it starts before */
+	uint32_t class : 3;
+	uint32_t prot : 2;   /* what coarse shadows map it with, PROT_DEV_*; of the whole run */
+	uint32_t ring : 1;   /* stands in rings, not in others */
+	uint32_t live : 5;   /* slots in use */
+	uint32_t cut : 1;    /* an UNMAP under way has dealt with its translation */
+	uint32_t moving : 1; /* its class was changed, what changed meanwhile is not merged yet */
+	frame_slot slot[]; /* frame size / guest granule of them; parked and quarantined frames keep
+			      their place in a frame_queue here */
 };
 
-#define FRAME_MAX_RUN ((1u << 20) - 1)
+#define FRAME_MAX_RUN ((1u << 12) - 1)
+
+/* First frames of runs without slots, oldest first. */
+struct frame_queue {
+	struct frame *head, *tail;
+	size_t nr; /* frames, all of each run counted */
+};
 
 struct frame_list {
 	struct frame **v;
@@ -73,10 +88,22 @@ struct frame *frame_add(struct frame_table *table, uint64_t index, enum frame_cl
 /* frame_del - out of the table and its list, freed */
 void frame_del(struct frame_table *table, struct frame *frame);
 
-/* frame_become_bounce - an exposed frame's new page and class; cannot fail */
-void frame_become_bounce(struct frame_table *table, struct frame *frame, uint8_t *page);
+/* frame_set_class - a new class and page; leaves or enters the lists as the class asks; cannot fail
+ */
+void frame_set_class(struct frame_table *table, struct frame *frame, enum frame_class class,
+		     uint8_t *page);
 
-/* frame_relist - put a bounce frame into the list its slots ask for; an exposed one into none */
+/* frame_relist - put a bounce frame into the list its slots ask for; others into none */
 void frame_relist(struct frame_table *table, struct frame *frame);
+
+/* frame_run_head - the first frame of the run that @frame belongs to */
+struct frame *frame_run_head(const struct frame_table *table, struct frame *frame);
+
+/* frame_queue_push - at the tail; frame_queue_drop - from anywhere in it. First frames of runs
+ * without slots only; frames have at least two slots. */
+void frame_queue_push(struct frame_queue *queue, struct frame *frame);
+void frame_queue_drop(struct frame_queue *queue, struct frame *frame);
+/* frame_queue_next - the one after @frame, NULL: the last */
+struct frame *frame_queue_next(const struct frame *frame);
 
 #endif

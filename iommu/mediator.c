@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "iommu/alloc.h"
 #include "iommu/base.h"
@@ -15,13 +16,13 @@
 #define SCRATCH_LINES	  8192
 /* Lines a guest can make us log; what comes after is only counted. */
 #define LOG_LIMIT	  32
-#define MAX_RESV	  (MEDIATOR_MAX_INSTANCES * INSTANCE_MAX_APERTURES + 3)
+#define MAX_RESV	  (MEDIATOR_MAX_STREAMS * INSTANCE_MAX_APERTURES + 3)
 #define MIN_GRANULE	  4096
 
 struct endpoint {
 	struct mediator *m;
 	struct endpoint_cfg cfg;
-	struct instance *instances[MEDIATOR_MAX_INSTANCES];
+	struct stream_state *streams[MEDIATOR_MAX_STREAMS];
 	struct domain *domain; /* NULL: unattached */
 	unsigned nr_resv;      /* known once sealed */
 	struct resv_region resv[MAX_RESV];
@@ -35,11 +36,11 @@ struct mediator {
 	bool sealed; /* requests have begun: endpoints, granules and ranges are final */
 	struct iova_range input_range;
 	struct endpoint *endpoints;
-	struct domain *domains;
+	struct stream_state *streams;
 	unsigned nr_domains;
 	bool bypass; /* of unattached endpoints */
 	struct domain
-		*boot_bypass; /* holds the instances of unattached endpoints while bypass is on */
+		*boot_bypass; /* holds the streams of unattached endpoints while bypass is on */
 	struct faultlog *faults;
 	unsigned nr_log_lines;
 	struct mediator_stats stats;
@@ -67,6 +68,14 @@ static bool ram_aligned(const struct gmem *gmem, uint64_t align)
 	return true;
 }
 
+static uint64_t monotonic_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
 int mediator_create(const struct mediator_cfg *cfg, struct mediator **out)
 {
 	struct mediator *m;
@@ -84,6 +93,10 @@ int mediator_create(const struct mediator_cfg *cfg, struct mediator **out)
 	m->env.granule = cfg->guest_granule;
 	m->env.frame_size = cfg->guest_granule;
 	m->env.stats = &m->stats;
+	m->env.quarantine_limit = cfg->quarantine_frames;
+	m->env.quarantine_ns = cfg->quarantine_ns;
+	m->env.now_ns = cfg->now_ns ? cfg->now_ns : monotonic_ns;
+	m->env.promote = cfg->promote;
 	ret = faultlog_create(FAULTLOG_CAPACITY, &m->faults);
 	if (ret)
 		goto err_m;
@@ -106,8 +119,25 @@ void mediator_destroy(struct mediator *m)
 	if (!m)
 		return;
 	mediator_reset(m);
+	for (struct stream_state *stream = m->streams; stream; stream = stream->next) {
+		if (stream->domain)
+			domain_leave(stream);
+	}
 	if (m->boot_bypass)
 		domain_destroy(m->boot_bypass);
+	/* The caller has stopped what could still walk them. */
+	while (m->env.lost) {
+		struct shadow *shadow = m->env.lost;
+
+		m->env.lost = shadow->next;
+		shadow->ops->destroy(shadow);
+	}
+	while (m->streams) {
+		struct stream_state *stream = m->streams;
+
+		m->streams = stream->next;
+		iommu_free(stream);
+	}
 	while (m->endpoints) {
 		struct endpoint *ep = m->endpoints;
 
@@ -130,6 +160,12 @@ static struct endpoint *find_endpoint(const struct mediator *m, uint32_t id)
 	return ep;
 }
 
+/* Of the endpoint's @i-th stream; while it is being added only its configuration knows. */
+static struct instance *instance_of(const struct endpoint *ep, unsigned i)
+{
+	return ep->cfg.streams ? ep->cfg.streams[i].inst : ep->streams[i]->id.inst;
+}
+
 /* The usable ranges of all the endpoint's instances together, cut to whole frames of @align bytes.
  */
 static unsigned common_apertures(const struct endpoint *ep, uint64_t align, struct iova_range *out,
@@ -139,8 +175,8 @@ static unsigned common_apertures(const struct endpoint *ep, uint64_t align, stru
 	unsigned nr = 1, n;
 
 	now[0] = (struct iova_range){0, UINT64_MAX};
-	for (unsigned i = 0; i < ep->cfg.nr_instances; i++) {
-		const struct instance *inst = ep->instances[i];
+	for (unsigned i = 0; i < ep->cfg.nr_streams; i++) {
+		const struct instance *inst = instance_of(ep, i);
 
 		n = 0;
 		for (unsigned a = 0; a < nr; a++) {
@@ -174,10 +210,12 @@ static int shape_with(const struct mediator *m, const struct endpoint *ep, uint6
 	unsigned nr;
 
 	*frame_size = m->env.frame_size;
-	for (unsigned i = 0; i < ep->cfg.nr_instances; i++) {
-		if (!IS_POW2(ep->instances[i]->granule))
+	for (unsigned i = 0; i < ep->cfg.nr_streams; i++) {
+		const struct stream *stream = &ep->cfg.streams[i];
+
+		if (!IS_POW2(stream->inst->granule) || stream->sid >= stream->inst->nr_streams)
 			return -EINVAL;
-		*frame_size = MAX(*frame_size, ep->instances[i]->granule);
+		*frame_size = MAX(*frame_size, stream->inst->granule);
 	}
 	if (*frame_size / m->env.granule > FRAME_MAX_SLOTS ||
 	    !ram_aligned(m->cfg.gmem, *frame_size))
@@ -190,6 +228,45 @@ static int shape_with(const struct mediator *m, const struct endpoint *ep, uint6
 	return range->start < range->last ? 0 : -EINVAL;
 }
 
+/* The state of a stream, made when its first endpoint comes. Those of a refused endpoint stay: they
+ * are as good for the next, and go with the mediator. */
+static struct stream_state *get_stream(struct mediator *m, const struct stream *id)
+{
+	struct stream_state *stream = m->streams;
+
+	while (stream && (stream->id.inst != id->inst || stream->id.sid != id->sid))
+		stream = stream->next;
+	if (stream)
+		return stream;
+	stream = iommu_zalloc(sizeof(*stream));
+	if (!stream)
+		return NULL;
+	stream->id = *id;
+	stream->next = m->streams;
+	m->streams = stream;
+	return stream;
+}
+
+/* Find the endpoint's streams; one named twice is one. */
+static int get_streams(struct mediator *m, struct endpoint *ep, const struct endpoint_cfg *cfg)
+{
+	ep->cfg.nr_streams = 0;
+	for (unsigned i = 0; i < cfg->nr_streams; i++) {
+		struct stream_state *stream = get_stream(m, &cfg->streams[i]);
+		unsigned n = 0;
+
+		if (!stream)
+			return -ENOMEM;
+		while (n < ep->cfg.nr_streams && ep->streams[n] != stream)
+			n++;
+		if (n < ep->cfg.nr_streams)
+			continue;
+		ep->streams[ep->cfg.nr_streams++] = stream;
+	}
+	ep->cfg.streams = NULL;
+	return 0;
+}
+
 int mediator_add_endpoint(struct mediator *m, const struct endpoint_cfg *cfg, struct endpoint **out)
 {
 	struct iova_range range;
@@ -197,16 +274,13 @@ int mediator_add_endpoint(struct mediator *m, const struct endpoint_cfg *cfg, st
 	struct endpoint *ep;
 	int ret;
 
-	if (!cfg->nr_instances || cfg->nr_instances > MEDIATOR_MAX_INSTANCES)
+	if (!cfg->nr_streams || cfg->nr_streams > MEDIATOR_MAX_STREAMS)
 		return -EINVAL;
 	ep = iommu_zalloc(sizeof(*ep));
 	if (!ep)
 		return -ENOMEM;
 	ep->m = m;
 	ep->cfg = *cfg;
-	memcpy(ep->instances, cfg->instances, cfg->nr_instances * sizeof(ep->instances[0]));
-	ep->cfg.instances = ep->instances;
-
 	pthread_mutex_lock(&m->lock);
 	if (m->sealed)
 		ret = -EBUSY;
@@ -214,6 +288,8 @@ int mediator_add_endpoint(struct mediator *m, const struct endpoint_cfg *cfg, st
 		ret = -EEXIST;
 	else
 		ret = shape_with(m, ep, &frame_size, &range);
+	if (!ret)
+		ret = get_streams(m, ep, cfg);
 	if (!ret) {
 		m->env.frame_size = frame_size;
 		m->input_range = range;
@@ -292,6 +368,7 @@ static int seal(struct mediator *m)
 	}
 	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next)
 		find_resv(m, ep);
+	m->env.park_limit = m->cfg.park_limit / (2 * page);
 	m->sealed = true;
 	return 0;
 }
@@ -341,7 +418,7 @@ out:
 
 static struct domain *find_domain(const struct mediator *m, uint32_t id)
 {
-	struct domain *dom = m->domains;
+	struct domain *dom = m->env.domains;
 
 	while (dom && dom->id != id)
 		dom = dom->next;
@@ -379,63 +456,73 @@ static int check_join(const struct endpoint *ep, const struct domain *dom)
 	return 0;
 }
 
-/* Is an instance of @ep held in a domain other than @dom by some other endpoint? */
+/* Is a stream of @ep held in a domain other than @dom by some other endpoint? */
 static bool is_held_elsewhere(const struct endpoint *ep, const struct domain *dom)
 {
-	for (unsigned i = 0; i < ep->cfg.nr_instances; i++) {
-		const struct instance *inst = ep->instances[i];
+	for (unsigned i = 0; i < ep->cfg.nr_streams; i++) {
+		const struct stream_state *stream = ep->streams[i];
 
-		if (inst->domain && inst->domain != dom && inst->nr_users > (ep->domain ? 1u : 0u))
+		if (stream->domain && stream->domain != dom &&
+		    stream->nr_users > (ep->domain ? 1u : 0u))
 			return true;
 	}
 	return false;
 }
 
-static void put_back(struct mediator *m, struct instance *inst, struct domain *dom)
+static void put_back(struct mediator *m, struct stream_state *stream, struct domain *dom)
 {
-	if (!dom || !domain_join(dom, inst))
+	if (!dom || !domain_join(dom, stream))
 		return;
 	log_line(m,
 		 "an IOMMU refused to take back the mappings it had a moment ago: its devices have "
 		 "no access to memory until the guest attaches them again");
 }
 
-/* Bring the endpoint's instances from wherever they are into @dom, all or none. */
-static int move_instances(struct mediator *m, struct endpoint *ep, struct domain *dom)
+/* Bring the endpoint's streams from wherever they are into @dom, all or none. */
+static int move_streams(struct mediator *m, struct endpoint *ep, struct domain *dom)
 {
-	struct domain *from[MEDIATOR_MAX_INSTANCES];
-	unsigned i;
-	int ret;
+	struct domain *from[MEDIATOR_MAX_STREAMS];
+	struct shadow *held[MEDIATOR_MAX_STREAMS] = {NULL};
+	unsigned i, done = 0;
+	int ret = 0;
 
-	for (i = 0; i < ep->cfg.nr_instances; i++) {
-		struct instance *inst = ep->instances[i];
+	/* What can be made before anything is left is made first. */
+	for (i = 0; i < ep->cfg.nr_streams && !ret; i++) {
+		struct stream_state *stream = ep->streams[i];
 
-		from[i] = inst->domain;
-		if (from[i] == dom)
+		from[i] = stream->domain;
+		if (from[i] != dom && !stream->id.inst->exclusive)
+			ret = domain_hold_shadow(dom, &stream->id, &held[i]);
+	}
+	for (; done < ep->cfg.nr_streams && !ret; done++) {
+		struct stream_state *stream = ep->streams[done];
+
+		if (from[done] == dom)
 			continue;
-		if (from[i])
-			domain_leave(from[i], inst);
-		ret = domain_join(dom, inst);
+		if (from[done])
+			domain_leave(stream);
+		ret = domain_join(dom, stream);
 		if (ret) {
-			put_back(m, inst, from[i]);
-			goto err;
+			put_back(m, stream, from[done]);
+			break;
 		}
 	}
-	return 0;
-
-err:
-	while (i--) {
-		if (from[i] == dom)
+	while (ret && done--) {
+		if (from[done] == dom)
 			continue;
-		domain_leave(dom, ep->instances[i]);
-		put_back(m, ep->instances[i], from[i]);
+		domain_leave(ep->streams[done]);
+		put_back(m, ep->streams[done], from[done]);
+	}
+	for (i = 0; i < ep->cfg.nr_streams; i++) {
+		if (held[i])
+			domain_drop_shadow(dom, held[i]);
 	}
 	return ret;
 }
 
 static void forget_domain(struct mediator *m, struct domain *dom)
 {
-	struct domain **link = &m->domains;
+	struct domain **link = &m->env.domains;
 
 	while (*link != dom)
 		link = &(*link)->next;
@@ -464,8 +551,8 @@ static int get_domain(struct mediator *m, uint32_t id, bool bypass, struct domai
 	ret = domain_create(&m->env, id, bypass, out);
 	if (ret)
 		return ret;
-	(*out)->next = m->domains;
-	m->domains = *out;
+	(*out)->next = m->env.domains;
+	m->env.domains = *out;
 	m->nr_domains++;
 	return 0;
 }
@@ -483,15 +570,15 @@ static int attach(struct mediator *m, struct endpoint *ep, uint32_t id, bool byp
 	if (!ret && is_held_elsewhere(ep, dom))
 		ret = -EOPNOTSUPP;
 	if (!ret)
-		ret = move_instances(m, ep, dom);
+		ret = move_streams(m, ep, dom);
 	if (ret) {
 		if (!dom->nr_endpoints)
 			forget_domain(m, dom);
 		return ret;
 	}
 	if (!old) {
-		for (unsigned i = 0; i < ep->cfg.nr_instances; i++)
-			ep->instances[i]->nr_users++;
+		for (unsigned i = 0; i < ep->cfg.nr_streams; i++)
+			ep->streams[i]->nr_users++;
 	}
 	ep->domain = dom;
 	dom->nr_endpoints++;
@@ -543,16 +630,16 @@ out:
 	return ret;
 }
 
-/* Give an instance that no attached endpoint uses what the bypass setting grants. Return: 0;
- * -errno. */
-static int set_idle_instance(struct mediator *m, struct instance *inst)
+/* Give a stream that no attached endpoint uses what the bypass setting grants. Return: 0; -errno.
+ */
+static int set_idle_stream(struct mediator *m, struct stream_state *stream)
 {
 	if (!m->bypass) {
-		if (inst->domain)
-			domain_leave(inst->domain, inst);
+		if (stream->domain)
+			domain_leave(stream);
 		return 0;
 	}
-	return inst->domain ? 0 : domain_join(m->boot_bypass, inst);
+	return stream->domain ? 0 : domain_join(m->boot_bypass, stream);
 }
 
 static void detach(struct mediator *m, struct endpoint *ep)
@@ -560,13 +647,13 @@ static void detach(struct mediator *m, struct endpoint *ep)
 	struct domain *dom = ep->domain;
 
 	ep->domain = NULL;
-	for (unsigned i = 0; i < ep->cfg.nr_instances; i++) {
-		struct instance *inst = ep->instances[i];
+	for (unsigned i = 0; i < ep->cfg.nr_streams; i++) {
+		struct stream_state *stream = ep->streams[i];
 
-		if (--inst->nr_users)
+		if (--stream->nr_users)
 			continue;
-		domain_leave(dom, inst);
-		if (set_idle_instance(m, inst))
+		domain_leave(stream);
+		if (set_idle_stream(m, stream))
 			log_line(m, "a detached device could not be given bypass access to memory");
 	}
 	drop_endpoint(m, dom);
@@ -603,14 +690,10 @@ int mediator_set_bypass(struct mediator *m, bool bypass)
 	if (ret)
 		goto out;
 	m->bypass = bypass;
-	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
-		for (unsigned i = 0; i < ep->cfg.nr_instances; i++) {
-			int err = ep->instances[i]->nr_users
-					  ? 0
-					  : set_idle_instance(m, ep->instances[i]);
+	for (struct stream_state *stream = m->streams; stream; stream = stream->next) {
+		int err = stream->nr_users ? 0 : set_idle_stream(m, stream);
 
-			ret = ret ? ret : err;
-		}
+		ret = ret ? ret : err;
 	}
 	if (ret)
 		log_line(m, "a device could not be given bypass access to memory");
@@ -686,6 +769,28 @@ static void tell_failed_map(struct mediator *m, const struct domain *dom, const 
 	log_line(m, line);
 }
 
+static bool has_room(const struct mediator *m, const struct domain *dom, size_t nr)
+{
+	return maptree_count(dom->maps) + nr <= m->cfg.max_mappings &&
+	       (!m->cfg.max_mappings_total || m->stats.mappings + nr <= m->cfg.max_mappings_total);
+}
+
+/* Count and tell. Return: @ret as the caller is to see it. */
+static int end_map(struct mediator *m, const struct domain *dom, const struct mapping *map,
+		   size_t nr_maps, int ret)
+{
+	if (ret == -ENOSPC)
+		ret = -ENOMEM;
+	if (ret && ret != -EINVAL)
+		tell_failed_map(m, dom, map, ret);
+	if (!ret) {
+		m->stats.maps++;
+		m->stats.mappings += nr_maps;
+		m->stats.mappings_peak = MAX(m->stats.mappings_peak, m->stats.mappings);
+	}
+	return ret;
+}
+
 int mediator_map(struct mediator *m, uint32_t domain, const struct mapping *map)
 {
 	struct domain *dom;
@@ -701,16 +806,93 @@ int mediator_map(struct mediator *m, uint32_t domain, const struct mapping *map)
 	ret = check_map(m, dom, map);
 	if (ret)
 		goto out;
-	ret = maptree_count(dom->maps) < m->cfg.max_mappings ? domain_map(dom, map) : -ENOMEM;
-	if (ret == -ENOSPC)
-		ret = -ENOMEM;
-	if (ret && ret != -EINVAL)
-		tell_failed_map(m, dom, map, ret);
-	if (!ret) {
-		m->stats.maps++;
-		m->stats.mappings++;
-		m->stats.mappings_peak = MAX(m->stats.mappings_peak, m->stats.mappings);
+	ret = has_room(m, dom, 1) ? domain_map(dom, map) : -ENOMEM;
+	ret = end_map(m, dom, map, 1, ret);
+out:
+	ret = refusal(m, ret);
+	pthread_mutex_unlock(&m->lock);
+	return ret;
+}
+
+/* A list of segments as the mappings they become: those that continue each other are one. */
+struct sg_list {
+	const struct sg_segment *sg;
+	size_t nr, at;
+	uint64_t start, iova;
+	uint32_t flags;
+};
+
+static void sg_rewind(void *ctx)
+{
+	struct sg_list *list = ctx;
+
+	list->at = 0;
+	list->iova = list->start;
+}
+
+static bool sg_next(void *ctx, struct mapping *out)
+{
+	struct sg_list *list = ctx;
+	uint64_t len = 0;
+
+	if (list->at == list->nr)
+		return false;
+	*out = (struct mapping){
+		.start = list->iova, .gpa = list->sg[list->at].gpa, .flags = list->flags};
+	while (list->at < list->nr && list->sg[list->at].gpa == out->gpa + len)
+		len += list->sg[list->at++].len;
+	out->last = out->start + (len - 1);
+	list->iova += len;
+	return true;
+}
+
+/* Every segment is whole granules, and the list ends inside the 64 bits that IOVAs have. */
+static int check_sg(const struct mediator *m, const struct sg_list *list)
+{
+	uint64_t g = m->env.granule, at = list->start, end;
+
+	if (!list->nr || (list->flags & ~(uint32_t)(MAP_READ | MAP_WRITE)))
+		return -EINVAL;
+	for (size_t i = 0; i < list->nr; i++) {
+		const struct sg_segment *sg = &list->sg[i];
+
+		if (!sg->len || !IS_ALIGNED(sg->gpa | sg->len, g) ||
+		    add_overflows(sg->gpa, sg->len - 1, &end) ||
+		    add_overflows(at, sg->len - 1, &end) || (end == UINT64_MAX && i + 1 < list->nr))
+			return -ERANGE;
+		at = end + 1;
 	}
+	return 0;
+}
+
+int mediator_map_sg(struct mediator *m, uint32_t domain, uint64_t iova, const struct sg_segment *sg,
+		    size_t nr, uint32_t flags)
+{
+	struct sg_list list = {.sg = sg, .nr = nr, .start = iova, .flags = flags};
+	struct mapping map, first = {0};
+	struct domain *dom;
+	size_t nr_maps = 0;
+	int ret;
+
+	pthread_mutex_lock(&m->lock);
+	ret = check_sg(m, &list);
+	if (ret)
+		goto out;
+	ret = -ENOENT;
+	dom = find_domain(m, domain);
+	if (!dom)
+		goto out;
+	sg_rewind(&list);
+	while (sg_next(&list, &map)) {
+		ret = check_map(m, dom, &map);
+		if (ret)
+			goto out;
+		if (!nr_maps++)
+			first = map;
+	}
+	first.last = map.last;
+	ret = has_room(m, dom, nr_maps) ? domain_map_list(dom, sg_next, sg_rewind, &list) : -ENOMEM;
+	ret = end_map(m, dom, &first, nr_maps, ret);
 out:
 	ret = refusal(m, ret);
 	pthread_mutex_unlock(&m->lock);
@@ -745,7 +927,49 @@ int mediator_unmap(struct mediator *m, uint32_t domain, uint64_t start, uint64_t
 	return ret;
 }
 
+/* ---- memory kept for speed ---- */
+
+uint64_t mediator_expire(struct mediator *m)
+{
+	uint64_t wait = UINT64_MAX;
+
+	pthread_mutex_lock(&m->lock);
+	for (struct domain *dom = m->env.domains; dom; dom = dom->next) {
+		uint64_t this = domain_expire(dom, m->env.now_ns());
+
+		wait = MIN(wait, this);
+	}
+	pthread_mutex_unlock(&m->lock);
+	return wait;
+}
+
+void mediator_trim(struct mediator *m)
+{
+	pthread_mutex_lock(&m->lock);
+	for (struct domain *dom = m->env.domains; dom; dom = dom->next)
+		domain_trim(dom);
+	if (m->env.pool)
+		pool_trim(m->env.pool);
+	pthread_mutex_unlock(&m->lock);
+}
+
 /* ---- endpoints ---- */
+
+void mediator_fault(struct mediator *m, const struct instance *inst, uint32_t sid,
+		    const struct fault *fault)
+{
+	/* Endpoints and their streams do not change once the guest runs. */
+	for (const struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
+		for (unsigned i = 0; i < ep->cfg.nr_streams; i++) {
+			struct fault copy = *fault;
+
+			if (ep->streams[i]->id.inst != inst || ep->streams[i]->id.sid != sid)
+				continue;
+			copy.endpoint = ep->cfg.id;
+			faultlog_add(m->faults, &copy);
+		}
+	}
+}
 
 bool endpoint_needs_sync(const struct endpoint *ep)
 {
@@ -759,7 +983,7 @@ static void sync_point(struct endpoint *ep, enum sync_dir dir)
 	if (ep->cfg.sync == SYNC_NONE)
 		return;
 	pthread_mutex_lock(&m->lock);
-	if (ep->domain && ep->domain->frames.nr_frames) {
+	if (ep->domain && (ep->domain->frames.rings.nr || ep->domain->frames.others.nr)) {
 		sync_frames(&ep->domain->frames, m->env.pool, m->env.granule, dir, ep->cfg.sync,
 			    m->env.scratch, &m->stats);
 		if (dir == SYNC_FOR_DEVICE)

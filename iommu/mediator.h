@@ -38,40 +38,72 @@ struct mediator_stats {
 	uint64_t maps, unmaps, attaches, detaches, refused; /* requests carried out, and refused */
 	uint64_t mappings, mappings_peak;		    /* live now, most at once */
 	/* frames that entered each class since the start, and live now */
-	uint64_t direct_frames, exposed_frames, bounce_frames;
-	uint64_t direct_live, exposed_live, bounce_live;
+	uint64_t direct_frames, window_frames, exposed_frames, bounce_frames;
+	uint64_t direct_live, window_live, exposed_live, bounce_live;
+	/* bounce frames kept mapped without a slot: reused since the start, evicted, held now */
+	uint64_t parked_hits, parked_evicted, parked_live;
+	/* bounce frames unmapped, whose page waits for an invalidation: since the start, now */
+	uint64_t quarantined_frames, quarantined_live;
+	uint64_t to_bounce,
+		to_direct; /* live frames that changed their class, by replacing a page */
 	uint64_t bytes_to_device, bytes_to_guest; /* copied between guest pages and bounce pages */
 	uint64_t syncs_for_device, syncs_for_cpu;
 	uint64_t conflicts; /* bytes that guest and device both changed between two sync points */
 	uint64_t unstable;  /* syncs in which the device kept writing past the collect limit */
 	uint64_t reclassified; /* exposed frames that had to become bounce */
 	uint64_t instance_maps, instance_unmaps, instance_errors;
+	uint64_t invalidations; /* of all of a domain's streams at once */
 	uint64_t faults, faults_lost;
 	uint64_t bounce_bytes, bounce_bytes_peak; /* pool memory in use */
 };
 
 struct mediator_cfg {
-	const struct gmem *gmem; /* outlives the mediator */
-	uint64_t guest_granule;	 /* smallest page the guest may map, a power of two */
-	uint64_t pool_limit;	 /* bytes of bounce pages and twins at most */
-	uint32_t max_domains;	 /* more is -ENOMEM */
-	uint32_t max_mappings;	 /* per domain; more is -ENOMEM */
+	const struct gmem *gmem;     /* outlives the mediator */
+	uint64_t guest_granule;	     /* smallest page the guest may map, a power of two */
+	uint64_t pool_limit;	     /* bytes of bounce pages and twins at most */
+	uint32_t max_domains;	     /* more is -ENOMEM */
+	uint32_t max_mappings;	     /* per domain; more is -ENOMEM */
+	uint32_t max_mappings_total; /* of all domains; 0: no bound of its own */
+	/*
+	 * Bytes of bounce pages (with twins) that may stay parked: mapped at their IOVA after the
+	 * last slot went, scrubbed, so that mapping there again is a copy and no more. 0: none.
+	 */
+	uint64_t park_limit;
+	/*
+	 * Bounce frames whose page may wait for a later invalidation, so that UNMAP of bounced
+	 * memory is answered at once; guest memory is always cut off before the answer. 0: none
+	 * waits.
+	 */
+	uint32_t quarantine_frames;
+	uint64_t quarantine_ns; /* and how long, see mediator_expire(); 0: until there are too many
+				 */
+	uint64_t (*now_ns)(void); /* monotonic; NULL: CLOCK_MONOTONIC */
+	/* A bounce frame whose last hole fills becomes direct, where instances can replace a page.
+	 */
+	bool promote;
 	struct iova_range
 		doorbell; /* guest-physical page(s) of the MSI doorbell; start > last: none */
 	void (*log)(void *ctx, const char *line); /* a line for the operator; may be NULL */
 	void *log_ctx;
 };
 
+/* One requester on one instance. */
+struct stream {
+	struct instance *inst;
+	uint32_t sid; /* below inst->nr_streams */
+};
+
 struct endpoint_cfg {
 	uint32_t id;
-	const char *name;		   /* for messages; outlives the endpoint */
-	struct instance *const *instances; /* every one it masters through; outlive the endpoint */
-	unsigned nr_instances;		   /* 1 .. MEDIATOR_MAX_INSTANCES */
+	const char *name; /* for messages; outlives the endpoint */
+	const struct stream
+		*streams;    /* every one it masters through; copied, instances outlive it */
+	unsigned nr_streams; /* 1 .. MEDIATOR_MAX_STREAMS */
 	enum sync_mode sync;
 	bool relaxed; /* exposure=relaxed: class "exposed" is allowed */
 };
 
-#define MEDIATOR_MAX_INSTANCES 8
+#define MEDIATOR_MAX_STREAMS 8
 
 struct mediator;
 struct endpoint;
@@ -118,7 +150,7 @@ int mediator_resv_regions(struct mediator *m, uint32_t endpoint, struct resv_reg
  * but only once everything has been checked and the new shadow prepared. Live mappings of the
  * domain are replayed before this returns. Return: 0; -ENOENT endpoint unknown; -EINVAL the domain
  * exists and @bypass disagrees with it, or a live mapping lies in one of the endpoint's reserved
- * regions; -EOPNOTSUPP the endpoint shares an instance with an endpoint that stays in another
+ * regions; -EOPNOTSUPP the endpoint shares a stream with an endpoint that stays in another
  * domain; -ENOMEM; -EIO.
  */
 int mediator_attach(struct mediator *m, uint32_t domain, uint32_t endpoint, bool bypass);
@@ -138,6 +170,23 @@ int mediator_detach(struct mediator *m, uint32_t domain, uint32_t endpoint);
  */
 int mediator_map(struct mediator *m, uint32_t domain, const struct mapping *map);
 
+/* A piece of guest memory for mediator_map_sg(). */
+struct sg_segment {
+	uint64_t gpa, len; /* bytes, multiples of the guest granule; len > 0 */
+};
+
+/**
+ * mediator_map_sg - map a list onto one contiguous IOVA range from @iova on, all or nothing
+ * @flags: MAP_READ and/or MAP_WRITE, for all of it
+ *
+ * Exactly the bytes of the list are mapped: no address is rounded back, no length up. Segments that
+ * continue each other become one mapping; each mapping is removed whole by mediator_unmap().
+ * Return: as mediator_map(); -ERANGE also for a segment off the guest granule or empty; -EINVAL
+ *         an empty list.
+ */
+int mediator_map_sg(struct mediator *m, uint32_t domain, uint64_t iova, const struct sg_segment *sg,
+		    size_t nr, uint32_t flags);
+
 /**
  * mediator_unmap - remove every mapping inside [start, last]
  *
@@ -146,6 +195,21 @@ int mediator_map(struct mediator *m, uint32_t domain, const struct mapping *map)
  * the range cuts a mapping or last < start, nothing was removed.
  */
 int mediator_unmap(struct mediator *m, uint32_t domain, uint64_t start, uint64_t last);
+
+/* mediator_expire - carry out what has waited long enough: quarantined pages older than
+ * cfg.quarantine_ns go back to the pool. For a timer; requests do it too. Return: ns until it is
+ * worth calling again, UINT64_MAX: nothing waits. */
+uint64_t mediator_expire(struct mediator *m);
+
+/* mediator_trim - give memory back that is only kept for speed: parked and quarantined frames, free
+ * pages */
+void mediator_trim(struct mediator *m);
+
+/* mediator_fault - an instance reports that a stream's access was refused; every endpoint that
+ * masters through the stream gets it in the fault log (@fault->endpoint is ignored). Does not take
+ * the mediator's lock: any thread, interrupt-like contexts included. */
+void mediator_fault(struct mediator *m, const struct instance *inst, uint32_t sid,
+		    const struct fault *fault);
 
 /* mediator_set_bypass - what endpoints in no domain may do: all of guest RAM 1:1, or nothing.
  * Return: 0; -ENOMEM, -EIO: some endpoint could not be given RAM; it stays without access. */

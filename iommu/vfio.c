@@ -28,8 +28,13 @@ enum refusal {
 	NR_REFUSALS,
 };
 
+/* A container is one instance with one stream, and its shadow is the kernel's: it cannot be walked
+ * by another, nor can what it maps be replaced. */
 struct vfio_container {
 	struct instance instance;
+	struct shadow shadow;
+	bool in_use; /* the shadow */
+	bool mapped; /* something may be */
 	unsigned group;
 	int fd, group_fd;
 	uint32_t dma_avail; /* mappings the kernel takes; 0: it does not say */
@@ -123,10 +128,10 @@ int vfio_memlock_check(uint64_t need, char *error, size_t error_len)
 		    limit >> 20, (need + BIT(20) - 1) >> 20, (need + 1023) >> 10);
 }
 
-static int container_map(struct instance *inst, uint64_t iova, void *hva, uint64_t len,
+static int container_map(struct shadow *shadow, uint64_t iova, void *hva, uint64_t len,
 			 unsigned prot)
 {
-	struct vfio_container *c = container_of(inst, struct vfio_container, instance);
+	struct vfio_container *c = container_of(shadow, struct vfio_container, shadow);
 	struct vfio_iommu_type1_dma_map map = {
 		.argsz = sizeof(map),
 		.flags = (prot & PROT_DEV_READ ? VFIO_DMA_MAP_FLAG_READ : 0) |
@@ -138,8 +143,10 @@ static int container_map(struct instance *inst, uint64_t iova, void *hva, uint64
 	int ret = vfio_sys.ioctl(c->fd, VFIO_IOMMU_MAP_DMA, &map);
 	uint64_t limit;
 
-	if (ret >= 0)
+	if (ret >= 0) {
+		c->mapped = true;
 		return 0;
+	}
 	switch (ret) {
 	case -ENOMEM:
 		limit = memlock_limit();
@@ -171,9 +178,9 @@ static int container_map(struct instance *inst, uint64_t iova, void *hva, uint64
 	return ret;
 }
 
-static void container_unmap(struct instance *inst, uint64_t iova, uint64_t len)
+static void container_unmap(struct shadow *shadow, uint64_t iova, uint64_t len)
 {
-	struct vfio_container *c = container_of(inst, struct vfio_container, instance);
+	struct vfio_container *c = container_of(shadow, struct vfio_container, shadow);
 	struct vfio_iommu_type1_dma_unmap unmap = {
 		.argsz = sizeof(unmap), .iova = iova, .size = len};
 	int ret = vfio_sys.ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap);
@@ -188,17 +195,113 @@ static void container_unmap(struct instance *inst, uint64_t iova, uint64_t len)
 	       ret < 0 ? strerror(-ret) : "short");
 }
 
-static int container_sync(struct instance *inst)
+/* Everything in [start, last]; the kernel takes any range that cuts no mapping. */
+static void unmap_range(struct vfio_container *c, uint64_t start, uint64_t last)
+{
+	struct vfio_iommu_type1_dma_unmap unmap = {
+		.argsz = sizeof(unmap), .iova = start, .size = last - start + 1};
+	int ret;
+
+	if (!unmap.size) {
+		/* All of 2^64 has no length. */
+		unmap_range(c, 0, INT64_MAX);
+		unmap_range(c, BIT(63), UINT64_MAX);
+		return;
+	}
+	ret = vfio_sys.ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap);
+	if (ret >= 0)
+		return;
+	c->broken = true;
+	report(c, REFUSED_UNMAP,
+	       "%s: the host would not unmap iova %#" PRIx64 "-%#" PRIx64
+	       ": %s; memory the device may still reach is not used again",
+	       c->name, start, last, strerror(-ret));
+}
+
+static void unmap_all(struct vfio_container *c)
+{
+	for (unsigned i = 0; i < c->instance.nr_apertures && c->mapped; i++)
+		unmap_range(c, c->instance.apertures[i].start, c->instance.apertures[i].last);
+	c->mapped = false;
+}
+
+static void container_destroy(struct shadow *shadow)
+{
+	struct vfio_container *c = container_of(shadow, struct vfio_container, shadow);
+
+	unmap_all(c);
+	c->in_use = false;
+}
+
+static const struct shadow_ops container_shadow_ops = {
+	.map = container_map,
+	.unmap = container_unmap,
+	.destroy = container_destroy,
+};
+
+static int container_shadow(struct instance *inst, uint32_t sid, struct shadow **out)
+{
+	struct vfio_container *c = container_of(inst, struct vfio_container, instance);
+
+	(void)sid;
+	if (c->in_use)
+		return -EBUSY;
+	c->in_use = true;
+	c->shadow = (struct shadow){.ops = &container_shadow_ops, .granule = inst->granule};
+	*out = &c->shadow;
+	return 0;
+}
+
+static bool container_shadow_fits(const struct instance *inst, uint32_t sid,
+				  const struct shadow *shadow)
+{
+	(void)sid;
+	return shadow == &container_of(inst, const struct vfio_container, instance)->shadow;
+}
+
+/* The devices of a container reach what is mapped as soon as it is. */
+static int container_enable(struct instance *inst, uint32_t sid, struct shadow *shadow)
+{
+	(void)inst;
+	(void)sid;
+	(void)shadow;
+	return 0;
+}
+
+static int container_disable(struct instance *inst, uint32_t sid)
+{
+	struct vfio_container *c = container_of(inst, struct vfio_container, instance);
+
+	(void)sid;
+	unmap_all(c);
+	return c->broken ? -EIO : 0;
+}
+
+static void container_invalidate_start(struct instance *inst, const struct stream_set *streams)
+{
+	(void)inst;
+	(void)streams;
+}
+
+static int container_invalidate_wait(struct instance *inst)
 {
 	/* type1 has invalidated the IOTLB when UNMAP_DMA returns: vfio_unmap_unpin(). */
 	return container_of(inst, struct vfio_container, instance)->broken ? -EIO : 0;
 }
 
 static const struct instance_ops container_ops = {
-	.map = container_map,
-	.unmap = container_unmap,
-	.sync = container_sync,
+	.shadow_create = container_shadow,
+	.shadow_fits = container_shadow_fits,
+	.enable = container_enable,
+	.disable = container_disable,
+	.invalidate_start = container_invalidate_start,
+	.invalidate_wait = container_invalidate_wait,
 };
+
+int vfio_container_map(struct vfio_container *c, uint64_t iova, void *hva, uint64_t len)
+{
+	return container_map(&c->shadow, iova, hva, len, PROT_DEV_READ | PROT_DEV_WRITE);
+}
 
 /* ---- what the kernel says about the container ------------------------------------------------ */
 
@@ -423,6 +526,8 @@ int vfio_container_open(unsigned group, struct vfio_container **out, char *error
 	snprintf(c->name, sizeof(c->name), "IOMMU group %u", group);
 	c->instance.ops = &container_ops;
 	c->instance.name = c->name;
+	c->instance.nr_streams = 1;
+	c->instance.exclusive = true;
 
 	c->fd = vfio_sys.open("/dev/vfio/vfio");
 	if (c->fd < 0) {

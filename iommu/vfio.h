@@ -25,6 +25,11 @@ void vfio_container_close(struct vfio_container *c);
 /* vfio_container_instance - what the mediator uses; lives as long as the container */
 struct instance *vfio_container_instance(struct vfio_container *c);
 
+/* vfio_container_map - memory for devices that no guest's IOMMU stands before, readable and
+ * writable; for good. Return: 0; -errno, reported. Not beside the mediator's use of the instance.
+ */
+int vfio_container_map(struct vfio_container *c, uint64_t iova, void *hva, uint64_t len);
+
 /* vfio_container_set_log - where a map or unmap that the kernel refuses is reported, once per
  * cause; called with the mediator's lock held */
 void vfio_container_set_log(struct vfio_container *c, void (*log)(void *ctx, const char *line),

@@ -24,7 +24,7 @@
 
 /* A hole before, between and after all apertures an endpoint can have, one of them cut in two by
  * the doorbell, and the doorbell: no list of regions is ever cut short. */
-#define MAX_RESV   (MEDIATOR_MAX_INSTANCES * INSTANCE_MAX_APERTURES + 3)
+#define MAX_RESV   (MEDIATOR_MAX_STREAMS * INSTANCE_MAX_APERTURES + 3)
 #define PROBE_SIZE (MAX_RESV * sizeof(struct virtio_iommu_probe_resv_mem))
 
 #define TAIL_SIZE sizeof(struct virtio_iommu_req_tail)

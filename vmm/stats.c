@@ -92,11 +92,20 @@ void stats_print(FILE *file, const struct stats *stats)
 	X(mappings)                                                                                \
 	X(mappings_peak)                                                                           \
 	X(direct_frames)                                                                           \
+	X(window_frames)                                                                           \
 	X(exposed_frames)                                                                          \
 	X(bounce_frames)                                                                           \
 	X(direct_live)                                                                             \
+	X(window_live)                                                                             \
 	X(exposed_live)                                                                            \
 	X(bounce_live)                                                                             \
+	X(parked_hits)                                                                             \
+	X(parked_evicted)                                                                          \
+	X(parked_live)                                                                             \
+	X(quarantined_frames)                                                                      \
+	X(quarantined_live)                                                                        \
+	X(to_bounce)                                                                               \
+	X(to_direct)                                                                               \
 	X(bytes_to_device)                                                                         \
 	X(bytes_to_guest)                                                                          \
 	X(syncs_for_device)                                                                        \
@@ -107,6 +116,7 @@ void stats_print(FILE *file, const struct stats *stats)
 	X(instance_maps)                                                                           \
 	X(instance_unmaps)                                                                         \
 	X(instance_errors)                                                                         \
+	X(invalidations)                                                                           \
 	X(faults)                                                                                  \
 	X(faults_lost)                                                                             \
 	X(bounce_bytes)                                                                            \

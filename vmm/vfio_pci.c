@@ -253,12 +253,12 @@ int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m)
 	for (unsigned i = 0; i < set->nr_members; i++) {
 		struct member *member = &set->members[i];
 		struct vfio_container *container = set->groups[member->group].container;
-		struct instance *instance = vfio_container_instance(container);
+		struct stream stream = {.inst = vfio_container_instance(container)};
 		struct endpoint_cfg cfg = {
 			.id = vfio_set_rid(set, i),
 			.name = member->bdf,
-			.instances = &instance,
-			.nr_instances = 1,
+			.streams = &stream,
+			.nr_streams = 1,
 			.sync = member->cfg.sync_set ? member->cfg.sync
 						     : default_sync(member->class),
 			.relaxed = member->cfg.relaxed,
@@ -293,7 +293,6 @@ static int map_span(const struct group *group, const struct gmem_span *span)
 {
 	struct instance *inst = vfio_container_instance(group->container);
 	uint64_t last = span->gpa + (span->len - 1);
-	int ret;
 
 	if (!reachable(inst, span->gpa, last)) {
 		msg_error("guest RAM %#" PRIx64 "-%#" PRIx64
@@ -309,8 +308,8 @@ static int map_span(const struct group *group, const struct gmem_span *span)
 			  span->gpa, group->nr, inst->granule);
 		return -EINVAL;
 	}
-	ret = inst->ops->map(inst, span->gpa, span->hva, span->len, PROT_DEV_READ | PROT_DEV_WRITE);
-	return ret; /* the container has said why */
+	/* If it fails the container has said why. */
+	return vfio_container_map(group->container, span->gpa, span->hva, span->len);
 }
 
 int vfio_set_map_ram(struct vfio_set *set, const struct gmem *gmem)

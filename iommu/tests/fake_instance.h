@@ -29,6 +29,9 @@ struct fake_entry {
 
 struct fake_instance {
 	struct instance inst;
+	struct shadow shadow;
+	bool in_use; /* the shadow */
+	bool enabled;
 	unsigned nr;
 	struct fake_entry v[FAKE_MAX];
 	unsigned fail_map; /* 1: the next map() fails, 2: the one after, ...; 0: none */
@@ -49,6 +52,8 @@ static inline struct fake_instance *to_fake(struct instance *inst)
 /* Where a device's access at @iova goes; stale translations count. NULL: it faults. */
 static inline uint8_t *fake_translate(struct fake_instance *fake, uint64_t iova, unsigned prot)
 {
+	if (!fake->enabled)
+		return NULL;
 	for (unsigned i = 0; i < fake->nr; i++) {
 		struct fake_entry *e = &fake->v[i];
 
@@ -58,10 +63,16 @@ static inline uint8_t *fake_translate(struct fake_instance *fake, uint64_t iova,
 	return NULL;
 }
 
-static inline int fake_map(struct instance *inst, uint64_t iova, void *hva, uint64_t len,
+static inline struct fake_instance *fake_of_shadow(struct shadow *shadow)
+{
+	return container_of(shadow, struct fake_instance, shadow);
+}
+
+static inline int fake_map(struct shadow *shadow, uint64_t iova, void *hva, uint64_t len,
 			   unsigned prot)
 {
-	struct fake_instance *fake = to_fake(inst);
+	struct fake_instance *fake = fake_of_shadow(shadow);
+	struct instance *inst = &fake->inst;
 	bool in_aperture = false;
 
 	assert_true(len && IS_ALIGNED(iova | len | (uintptr_t)hva, inst->granule));
@@ -85,9 +96,9 @@ static inline int fake_map(struct instance *inst, uint64_t iova, void *hva, uint
 	return 0;
 }
 
-static inline void fake_unmap(struct instance *inst, uint64_t iova, uint64_t len)
+static inline void fake_unmap(struct shadow *shadow, uint64_t iova, uint64_t len)
 {
-	struct fake_instance *fake = to_fake(inst);
+	struct fake_instance *fake = fake_of_shadow(shadow);
 
 	for (unsigned i = 0; i < fake->nr; i++) {
 		struct fake_entry *e = &fake->v[i];
@@ -101,12 +112,11 @@ static inline void fake_unmap(struct instance *inst, uint64_t iova, uint64_t len
 	fail_msg("unmap of what was not mapped as such: iova 0x%llx", (unsigned long long)iova);
 }
 
-static inline int fake_sync(struct instance *inst)
+/* Stale translations are used a last time and go. */
+static inline void fake_forget(struct fake_instance *fake)
 {
-	struct fake_instance *fake = to_fake(inst);
 	unsigned kept = 0;
 
-	fake->nr_syncs++;
 	if (fake->late_write) {
 		uint8_t *byte = fake_translate(fake, fake->late_iova, PROT_DEV_WRITE);
 
@@ -119,13 +129,81 @@ static inline int fake_sync(struct instance *inst)
 			fake->v[kept++] = fake->v[i];
 	}
 	fake->nr = kept;
-	return fake->fail_sync ? -EIO : 0;
+}
+
+static inline void fake_destroy(struct shadow *shadow)
+{
+	struct fake_instance *fake = fake_of_shadow(shadow);
+
+	assert_true(fake->in_use && !fake->enabled);
+	fake->nr = 0;
+	fake->in_use = false;
+}
+
+static const struct shadow_ops fake_shadow_ops = {
+	.map = fake_map,
+	.unmap = fake_unmap,
+	.destroy = fake_destroy,
+};
+
+static inline int fake_shadow(struct instance *inst, uint32_t sid, struct shadow **out)
+{
+	struct fake_instance *fake = to_fake(inst);
+
+	assert_int_equal(sid, 0);
+	if (fake->in_use)
+		return -EBUSY;
+	fake->in_use = true;
+	fake->shadow = (struct shadow){.ops = &fake_shadow_ops, .granule = inst->granule};
+	*out = &fake->shadow;
+	return 0;
+}
+
+static inline bool fake_shadow_fits(const struct instance *inst, uint32_t sid,
+				    const struct shadow *shadow)
+{
+	(void)sid;
+	return shadow == &container_of(inst, const struct fake_instance, inst)->shadow;
+}
+
+static inline int fake_enable(struct instance *inst, uint32_t sid, struct shadow *shadow)
+{
+	(void)sid;
+	assert_ptr_equal(shadow, &to_fake(inst)->shadow);
+	to_fake(inst)->enabled = true;
+	return 0;
+}
+
+static inline int fake_disable(struct instance *inst, uint32_t sid)
+{
+	struct fake_instance *fake = to_fake(inst);
+
+	(void)sid;
+	if (fake->enabled)
+		fake_forget(fake);
+	fake->enabled = false;
+	return 0;
+}
+
+static inline void fake_invalidate_start(struct instance *inst, const struct stream_set *streams)
+{
+	assert_true(stream_set_has(streams, 0));
+	to_fake(inst)->nr_syncs++;
+}
+
+static inline int fake_invalidate_wait(struct instance *inst)
+{
+	fake_forget(to_fake(inst));
+	return to_fake(inst)->fail_sync ? -EIO : 0;
 }
 
 static const struct instance_ops fake_ops = {
-	.map = fake_map,
-	.unmap = fake_unmap,
-	.sync = fake_sync,
+	.shadow_create = fake_shadow,
+	.shadow_fits = fake_shadow_fits,
+	.enable = fake_enable,
+	.disable = fake_disable,
+	.invalidate_start = fake_invalidate_start,
+	.invalidate_wait = fake_invalidate_wait,
 };
 
 static inline void fake_init(struct fake_instance *fake, uint64_t granule, uint64_t first,
@@ -135,6 +213,8 @@ static inline void fake_init(struct fake_instance *fake, uint64_t granule, uint6
 	fake->inst.ops = &fake_ops;
 	fake->inst.name = "fake";
 	fake->inst.granule = granule;
+	fake->inst.nr_streams = 1;
+	fake->inst.exclusive = true;
 	fake->inst.nr_apertures = 1;
 	fake->inst.apertures[0] = (struct iova_range){first, last};
 }

@@ -40,12 +40,12 @@ static void count_line(void *ctx, const char *line)
 static void add_endpoint(struct fixture *fx, unsigned i, struct fake_instance *inst,
 			 enum sync_mode sync, bool relaxed)
 {
-	struct instance *one = &inst->inst;
+	const struct stream one = {.inst = &inst->inst};
 	const struct endpoint_cfg cfg = {
 		.id = i + 1,
 		.name = "test",
-		.instances = &one,
-		.nr_instances = 1,
+		.streams = &one,
+		.nr_streams = 1,
 		.sync = sync,
 		.relaxed = relaxed,
 	};
@@ -946,9 +946,9 @@ static void the_input_range_is_what_all_instances_reach(void **state)
 	assert_int_equal(range.last, 0xffffffff);
 	assert_int_equal(mediator_frame_size(fx->m), H);
 	{
-		struct instance *one = &fx->inst[2].inst;
+		struct stream one = {.inst = &fx->inst[2].inst};
 		struct endpoint_cfg cfg = {
-			.id = 3, .name = "far", .instances = &one, .nr_instances = 1};
+			.id = 3, .name = "far", .streams = &one, .nr_streams = 1};
 
 		/* nothing in common with the others */
 		assert_int_equal(mediator_add_endpoint(fx->m, &cfg, &fx->ep[2]), -EINVAL);
@@ -990,8 +990,8 @@ static void a_bad_configuration_is_refused(void **state)
 	struct fixture *fx = make_mediator(state, 8);
 	struct mediator_cfg cfg = {.gmem = &fx->gmem, .guest_granule = 0x3000};
 	struct gmem odd = {.nr_spans = 1, .spans = {{RAM, 0x5000, fx->ram}}};
-	struct instance *one = &fx->inst[0].inst;
-	struct endpoint_cfg ep = {.id = 1, .name = "x", .instances = &one, .nr_instances = 1};
+	struct stream one = {.inst = &fx->inst[0].inst};
+	struct endpoint_cfg ep = {.id = 1, .name = "x", .streams = &one, .nr_streams = 1};
 	struct mediator *m;
 
 	assert_int_equal(mediator_create(&cfg, &m), -EINVAL);
@@ -1002,9 +1002,9 @@ static void a_bad_configuration_is_refused(void **state)
 	assert_int_equal(mediator_create(&cfg, &m), 0);
 	/* RAM that ends inside a host frame */
 	assert_int_equal(mediator_add_endpoint(m, &ep, &fx->ep[0]), -EINVAL);
-	ep.nr_instances = 0;
+	ep.nr_streams = 0;
 	assert_int_equal(mediator_add_endpoint(m, &ep, &fx->ep[0]), -EINVAL);
-	ep.nr_instances = MEDIATOR_MAX_INSTANCES + 1;
+	ep.nr_streams = MEDIATOR_MAX_STREAMS + 1;
 	assert_int_equal(mediator_add_endpoint(m, &ep, &fx->ep[0]), -EINVAL);
 	mediator_destroy(m);
 }

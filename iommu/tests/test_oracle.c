@@ -497,13 +497,13 @@ static void run(uint64_t seed, unsigned long ops)
 	w->inst[3].inst.apertures[0].last = HOLE - 1;
 	w->inst[3].inst.apertures[1] = (struct iova_range){HOLE + H, 0xffffffffffff};
 	for (unsigned e = 0; e < NR_EPS; e++) {
-		struct instance *insts[2] = {&w->inst[ep_insts[e].inst[0]].inst,
-					     &w->inst[ep_insts[e].inst[1]].inst};
+		const struct stream streams[2] = {{&w->inst[ep_insts[e].inst[0]].inst, 0},
+						  {&w->inst[ep_insts[e].inst[1]].inst, 0}};
 		const struct endpoint_cfg ep = {
 			.id = e,
 			.name = "oracle",
-			.instances = insts,
-			.nr_instances = ep_insts[e].nr,
+			.streams = streams,
+			.nr_streams = ep_insts[e].nr,
 			.sync = SYNC_FULL,
 		};
 

@@ -167,6 +167,14 @@ static void refused(int ret, const char *says)
 	assert_has(error, says);
 }
 
+static struct shadow *shadow_of(struct instance *inst)
+{
+	struct shadow *shadow;
+
+	assert_int_equal(inst->ops->shadow_create(inst, 0, &shadow), 0);
+	return shadow;
+}
+
 static struct instance *open_ok(struct vfio_container **c)
 {
 	assert_int_equal(vfio_container_open(5, c, error, sizeof(error)), 0);
@@ -270,11 +278,13 @@ static void map_says_exactly_what_was_asked(void **state)
 	};
 	struct vfio_container *c;
 	struct instance *inst = open_ok(&c);
+	struct shadow *shadow = shadow_of(inst);
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		assert_int_equal(
-			inst->ops->map(inst, 0x8000, (void *)0x100000, 0xc000, rows[i].prot), 0);
+			shadow->ops->map(shadow, 0x8000, (void *)0x100000, 0xc000, rows[i].prot),
+			0);
 		assert_int_equal(k.last_map.flags, rows[i].flags);
 		assert_int_equal(k.last_map.iova, 0x8000);
 		assert_int_equal(k.last_map.vaddr, 0x100000);
@@ -288,20 +298,21 @@ static void a_refused_map_is_reported_once_per_cause(void **state)
 {
 	struct vfio_container *c;
 	struct instance *inst = open_ok(&c);
+	struct shadow *shadow = shadow_of(inst);
 
 	(void)state;
 	k.map_ret = -ENOSPC;
 	for (int i = 0; i < 3; i++)
-		assert_int_equal(inst->ops->map(inst, 0, (void *)0x4000, 0x4000, PROT_DEV_READ),
+		assert_int_equal(shadow->ops->map(shadow, 0, (void *)0x4000, 0x4000, PROT_DEV_READ),
 				 -ENOSPC);
 	assert_int_equal(nr_logged, 1);
 	assert_has(logged, "dma_entry_limit");
 	k.map_ret = -ENOMEM;
 	for (int i = 0; i < 3; i++)
-		assert_int_equal(inst->ops->map(inst, 0, (void *)0x4000, 0x4000, PROT_DEV_READ),
+		assert_int_equal(shadow->ops->map(shadow, 0, (void *)0x4000, 0x4000, PROT_DEV_READ),
 				 -ENOMEM);
 	assert_int_equal(nr_logged, 2);
-	assert_int_equal(inst->ops->sync(inst), 0);
+	assert_int_equal(inst->ops->invalidate_wait(inst), 0);
 	vfio_container_close(c);
 }
 
@@ -309,15 +320,16 @@ static void an_unmap_that_fails_makes_every_later_sync_fail(void **state)
 {
 	struct vfio_container *c;
 	struct instance *inst = open_ok(&c);
+	struct shadow *shadow = shadow_of(inst);
 
 	(void)state;
-	inst->ops->unmap(inst, 0x4000, 0x4000);
-	assert_int_equal(inst->ops->sync(inst), 0);
+	shadow->ops->unmap(shadow, 0x4000, 0x4000);
+	assert_int_equal(inst->ops->invalidate_wait(inst), 0);
 	k.unmap_ret = -EINVAL;
-	inst->ops->unmap(inst, 0x4000, 0x4000);
+	shadow->ops->unmap(shadow, 0x4000, 0x4000);
 	k.unmap_ret = 0;
-	inst->ops->unmap(inst, 0x8000, 0x4000);
-	assert_int_equal(inst->ops->sync(inst), -EIO);
+	shadow->ops->unmap(shadow, 0x8000, 0x4000);
+	assert_int_equal(inst->ops->invalidate_wait(inst), -EIO);
 	assert_int_equal(nr_logged, 1);
 	vfio_container_close(c);
 }
@@ -326,11 +338,12 @@ static void an_unmap_of_another_size_makes_every_later_sync_fail(void **state)
 {
 	struct vfio_container *c;
 	struct instance *inst = open_ok(&c);
+	struct shadow *shadow = shadow_of(inst);
 
 	(void)state;
 	k.unmap_short = 0x4000;
-	inst->ops->unmap(inst, 0x4000, 0x8000);
-	assert_int_equal(inst->ops->sync(inst), -EIO);
+	shadow->ops->unmap(shadow, 0x4000, 0x8000);
+	assert_int_equal(inst->ops->invalidate_wait(inst), -EIO);
 	assert_int_equal(nr_logged, 1);
 	vfio_container_close(c);
 }

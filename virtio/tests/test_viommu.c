@@ -94,12 +94,12 @@ static void count_wake(void *ctx)
 
 static void add_endpoint(struct fixture *f, uint32_t id, struct fake_instance *fake)
 {
-	struct instance *inst = &fake->inst;
+	const struct stream stream = {.inst = &fake->inst};
 	const struct endpoint_cfg cfg = {
 		.id = id,
 		.name = "endpoint",
-		.instances = &inst,
-		.nr_instances = 1,
+		.streams = &stream,
+		.nr_streams = 1,
 		.sync = SYNC_NONE,
 	};
 	struct endpoint *ep;

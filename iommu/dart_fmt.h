@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * dart_fmt - the page-table formats of Apple DARTs: geometry, page-table entries, TTBR words; pack and
+ * unpack. Pure functions over const tables; no memory is touched except by dart_fmt_walk()'s callback.
+ *
+ * Source: Linux drivers/iommu/io-pgtable-dart.c, m1n1 src/dart.c (facts restated in docs/dart.md).
+ */
+#ifndef IOMMU_DART_FMT_H
+#define IOMMU_DART_FMT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define DART_MAX_LEVELS 3 /* tables below the TTBR */
+
+/* How entries of one PTE format are laid out. */
+struct dart_fmt {
+	const char *name;	/* "DART1", "DART2" */
+	uint64_t addr_mask;	/* bits of an entry that hold the address */
+	unsigned addr_shift;	/* address = (entry & addr_mask) << addr_shift */
+	uint64_t no_read;	/* negative rights */
+	uint64_t no_write;
+	uint64_t sp_dis;	/* set: the sub-page window is ignored; 0: it always holds */
+	uint64_t no_cache;	/* 0: the format has no such bit */
+	unsigned min_page_lg2;	/* smallest page the format can express */
+	unsigned oas;		/* bits of physical address it can express */
+};
+
+extern const struct dart_fmt dart_fmt_1; /* t8020, t8103 */
+extern const struct dart_fmt dart_fmt_2; /* t6000, t8110 */
+
+/* Which part of an IOVA indexes which level. */
+struct dart_geometry {
+	unsigned page_lg2;    /* 12 or 14 */
+	unsigned levels;      /* tables below the TTBR: 2 or 3 */
+	unsigned ias;	      /* bits of IOVA */
+	unsigned nr_ttbrs;    /* TTBRs in use: 1, or 4 for DART1 with 4 KiB pages and 32 bits */
+};
+
+/* What a leaf says. */
+struct dart_leaf {
+	uint64_t pa;	      /* of the page */
+	unsigned prot;	      /* PROT_DEV_*, at least one */
+	unsigned first, last; /* reachable bytes of the page, inclusive; a whole page: 0, size - 1 */
+};
+
+/**
+ * dart_geometry_init
+ * Return: 0; -EINVAL: the format has no such pages, or the IOVA bits do not fit the levels and TTBRs.
+ */
+int dart_geometry_init(struct dart_geometry *geo, const struct dart_fmt *fmt, unsigned page_lg2,
+		       unsigned ias);
+
+/* dart_table_size - bytes of one table: one page; dart_table_entries - 8-byte entries in it */
+size_t dart_table_size(const struct dart_geometry *geo);
+unsigned dart_table_entries(const struct dart_geometry *geo);
+
+/* dart_ttbr_index - which TTBR @iova uses */
+unsigned dart_ttbr_index(const struct dart_geometry *geo, uint64_t iova);
+/* dart_index - index into the table of @level: levels - 1 is below the TTBR, 0 holds leaves */
+unsigned dart_index(const struct dart_geometry *geo, unsigned level, uint64_t iova);
+
+/**
+ * dart_leaf_pack - the entry for a leaf
+ *
+ * A window is rounded by nobody: first and last + 1 are multiples of 4 (16 KiB pages only).
+ * Return: 0; -EINVAL: address not aligned or too wide, no right at all, a window the format or page
+ *         size cannot hold.
+ */
+int dart_leaf_pack(const struct dart_fmt *fmt, const struct dart_geometry *geo,
+		   const struct dart_leaf *leaf, uint64_t *pte);
+/* dart_leaf_unpack - false: the entry is not valid. Leaves with neither right, or START > END, are
+ * returned as they are. */
+bool dart_leaf_unpack(const struct dart_fmt *fmt, const struct dart_geometry *geo, uint64_t pte,
+		      struct dart_leaf *leaf);
+
+/* dart_table_pack - the entry that names a table; -EINVAL as above. dart_table_unpack - its address;
+ * false: not valid. */
+int dart_table_pack(const struct dart_fmt *fmt, const struct dart_geometry *geo, uint64_t pa,
+		    uint64_t *pte);
+bool dart_table_unpack(const struct dart_fmt *fmt, const struct dart_geometry *geo, uint64_t pte,
+		       uint64_t *pa);
+
+/**
+ * dart_walk - where @iova goes, from the address of the top table
+ * @read: the 8-byte entry at physical address @pa; false: bus error
+ * Return: 0 with *leaf; -EFAULT not mapped; -EIO bus error. *level: where the walk ended.
+ * For dumps and tests: the model has a walker of its own.
+ */
+int dart_walk(const struct dart_fmt *fmt, const struct dart_geometry *geo, uint64_t top, uint64_t iova,
+	      bool (*read)(void *ctx, uint64_t pa, uint64_t *entry), void *ctx, struct dart_leaf *leaf,
+	      unsigned *level);
+
+#endif
