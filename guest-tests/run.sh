@@ -175,7 +175,8 @@ plan() {
 	for name; do
 		guest_files "$name" || return
 		puts+=("$kernel")
-		args=(-k "$(basename "$kernel")")
+		args=()
+		[[ " $(get "$name" run) " == *' -k '* ]] || args=(-k "$(basename "$kernel")")
 		params=$(get "$name" params)
 		if [[ $initrd ]]; then
 			puts+=("$initrd")
@@ -187,7 +188,7 @@ plan() {
 		echo
 		# shellcheck disable=SC2016
 		printf 'scenario %q %q granule run %s -p %q %s\n' "$name" "$(get "$name" time 180)" \
-			"${args[*]}" "$params" "$(get "$name" run)"
+			"${args[*]-}" "$params" "$(get "$name" run)"
 		while IFS= read -r line; do
 			[[ ! $line ]] || echo "after $line"
 		done <<<"$(get "$name" after)"
