@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * machine - everything that is not passed through: vCPUs, timer, RTC, UART, disks, rng, and accesses
- * no driver would make.
+ * machine - everything that is not passed through: vCPUs, timer, RTC, UART, disks, rng, console, and
+ * accesses no driver would make.
  *
  * The command line says what the machine should have: cpus=N memory=MIB. Without cpus=, claims about
  * it are checked as far as possible. The first disk is writable and starts with DISK_MAGIC, the
@@ -363,6 +363,27 @@ static void check_rng(void)
 	claim_end();
 }
 
+/* ---- virtio-console -------------------------------------------------------------------------- */
+
+#define CONSOLE_TX 1 /* queue of port 0 */
+
+static void check_console(void)
+{
+	static char text[] = "printed through virtio-console\n"; /* the scenario looks for it */
+	struct seg seg = {.at = text, .len = sizeof(text) - 1};
+	struct vdev dev;
+
+	claim_begin("virtio_console_takes_output");
+	if (!claim_check("there is one", vdev_find(VIRTIO_ID_CONSOLE, 0, &dev), true)) {
+		claim_end();
+		return;
+	}
+	claim_check("it starts", vdev_start(&dev, 0, 2) == NULL, true);
+	claim_check("used.len", (uint64_t)vq_request(&dev, CONSOLE_TX, &seg, 1), 0);
+	vdev_reset(&dev);
+	claim_end();
+}
+
 /* ---- accesses of no driver ------------------------------------------------------------------- */
 
 static void poke(uint64_t base, unsigned len, unsigned step, bool write)
@@ -495,6 +516,7 @@ void payload(void)
 	check_blk_interrupt();
 	check_blk_readonly();
 	check_rng();
+	check_console();
 	check_blk_spoiled();
 	check_pokes();
 }
