@@ -52,8 +52,15 @@ arm64_CC := $(ARM_PREFIX)gcc
 arm64_AR := $(ARM_PREFIX)gcc-ar
 arm64_CFLAGS := $(CFLAGS) $(if $(ARM_SYSROOT),-isystem $(ARM_SYSROOT)/usr/include)
 arm64_LDFLAGS := -static $(if $(ARM_SYSROOT),-L$(ARM_SYSROOT)/usr/lib/aarch64-linux-gnu)
+arm64_DEPS := $(if $(ARM_SYSROOT),$(ARM_SYSROOT)/.stamp)
+# For the fuzzers: gcc has no libFuzzer.
+clang_CC := clang
+clang_AR := gcc-ar
+clang_CFLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+clang_LDFLAGS := -fsanitize=fuzzer,address,undefined
+clang_DEPS := $(B)/.deps-clang
 
-FLAVOURS := native asan arm64
+FLAVOURS := native asan arm64 clang
 
 # ---- what the machine must have -------------------------------------------------------------------
 
@@ -67,6 +74,12 @@ $(B)/.deps: Makefile
 	$(Q)guest-tests/deps.sh $(DEPS)
 	@touch $@
 
+# libFuzzer and the sanitizers come in a package of the compiler's version.
+$(B)/.deps-clang: $(B)/.deps
+	$(Q)guest-tests/deps.sh clang
+	$(Q)guest-tests/deps.sh libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev
+	@touch $@
+
 ifneq ($(ARM_SYSROOT),)
 $(ARM_SYSROOT)/.stamp: $(B)/.deps guest-tests/lab/sysroot
 	$(call say,SYSROOT,$(ARM_SYSROOT))
@@ -78,7 +91,7 @@ endif
 
 # $(1) flavour
 define flavour
-$(B)/$(1)/%.o: %.c $(B)/.deps $(if $(filter arm64,$(1)),$(if $(ARM_SYSROOT),$(ARM_SYSROOT)/.stamp))
+$(B)/$(1)/%.o: %.c $(B)/.deps $($(1)_DEPS)
 	@mkdir -p $$(dir $$@)
 	$$(call say,CC,$$@)
 	$$(Q)$$($(1)_CC) $$(CSTD) $$(WARN) $$(CPPFLAGS_ALL) $$($(1)_CFLAGS) -MMD -MP -c -o $$@ $$<
@@ -120,6 +133,28 @@ check: $(native_TESTS) ## unit tests, native
 
 check-asan: $(asan_TESTS) ## unit tests under ASan and UBSan
 	$(Q)guest-tests/unit.sh $(asan_TESTS)
+
+# ---- fuzzers: LAYER/fuzz/fuzz_NOUN.c, seeds in LAYER/fuzz/NOUN/ ------------------------------------
+
+# $(1) layer, $(2) fuzz_<noun>
+define fuzzer
+$(B)/clang/$(1)/fuzz/$(2): $(B)/clang/$(1)/fuzz/$(2).o $$(foreach l,$$($(1)_BELOW),$(B)/clang/$$(l).a)
+	$$(call say,LINK,$$@)
+	$$(Q)$$(clang_CC) $$(clang_CFLAGS) $$(clang_LDFLAGS) -o $$@ $$^ $$(LIBS) -lcmocka
+FUZZERS += $(B)/clang/$(1)/fuzz/$(2)
+-include $(B)/clang/$(1)/fuzz/$(2).d
+endef
+
+$(foreach l,$(LAYERS),$(foreach t,$(sort $(basename $(notdir $(wildcard $(l)/fuzz/fuzz_*.c)))),\
+  $(eval $(call fuzzer,$(l),$(t)))))
+
+check-fuzz: $(FUZZERS) ## fuzzers: their seeds, and some thousand inputs made from them
+	$(Q)guest-tests/fuzz.sh check $(FUZZERS)
+
+fuzz: $(FUZZERS) ## fuzzers, DURATION=600 seconds each; TARGET="queue pci" picks some
+	$(Q)guest-tests/fuzz.sh run $(FUZZERS)
+
+.PHONY: check-fuzz fuzz
 
 # ---- the program, the lab, the guests -------------------------------------------------------------
 

@@ -69,6 +69,7 @@ demo() {
 make=${MAKE:-make}
 part 'unit tests' "$make" --no-print-directory check
 part 'unit tests under ASan and UBSan' "$make" --no-print-directory check-asan
+part 'fuzzers' "$make" --no-print-directory check-fuzz
 if [[ $(uname -m) != aarch64 ]]; then
 	part 'the lab' guest-tests/lab/test.sh
 fi
