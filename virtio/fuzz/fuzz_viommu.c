@@ -30,7 +30,7 @@
 #define REQUESTQ 0
 #define EVENTQ	 1
 
-#define MAX_OPS	     300
+#define MAX_OPS	     120
 #define MAX_DOMAINS  4
 #define MAX_MAPPINGS 24
 #define POOL_LIMIT   (1 << 20)
@@ -87,12 +87,12 @@ static void instances_create(void)
 
 static int add_endpoint(unsigned i)
 {
-	struct instance *inst = &b.inst[endpoints[i].inst].inst;
+	const struct stream stream = {&b.inst[endpoints[i].inst].inst, 0};
 	const struct endpoint_cfg cfg = {
 		.id = endpoints[i].id,
 		.name = "endpoint",
-		.instances = &inst,
-		.nr_instances = 1,
+		.streams = &stream,
+		.nr_streams = 1,
 		.sync = endpoints[i].sync,
 		.relaxed = endpoints[i].relaxed,
 	};
@@ -608,6 +608,10 @@ static void step(struct input *in)
 	}
 	case 19:
 		how = take8(in);
+		if (how % 8 == 1)
+			mediator_trim(b.m);
+		if (how % 8 == 2)
+			demand(mediator_expire(b.m));
 		if (how % 8 == 0)
 			restart(how & 8 ? ~((uint64_t)take8(in) << 0) : DRIVER_ALL_FEATURES);
 		break;
@@ -646,7 +650,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 		.doorbell = {DOORBELL, DOORBELL_LAST},
 	};
 	struct input in = {data, len};
+	uint8_t how = take8(&in);
 
+	/* frames that stay mapped, and pages that wait for an invalidation, or none */
+	cfg.park_limit = how & 1 ? POOL_LIMIT / 8 : 0;
+	cfg.quarantine_frames = how & 2 ? 4 : 0;
+	cfg.promote = how & 4;
 	memset(&b, 0, sizeof(b));
 	b.ram = guest_ram;
 	memcpy(b.ram, pattern, RAM_LEN);
