@@ -72,6 +72,10 @@ void stats_print(FILE *file, const struct stats *stats)
 		"mappings", m->maps, m->mappings_peak, m->refused);
 	fprintf(file, "  %-14s %" PRIu64 " direct, %" PRIu64 " exposed, %" PRIu64 " bounce\n",
 		"frames", m->direct_frames, m->exposed_frames, m->bounce_frames);
+	fprintf(file,
+		"  %-14s %" PRIu64 " maps and %" PRIu64 " unmaps, %" PRIu64
+		" frames reused as they were\n",
+		"host IOMMU", m->instance_maps, m->instance_unmaps, m->parked_hits);
 	fprintf(file, "  %-14s %s to devices, %s to the guest, %s of bounce pages at most\n",
 		"bytes copied", human(m->bytes_to_device, a), human(m->bytes_to_guest, b),
 		human(m->bounce_bytes_peak, c));

@@ -51,6 +51,13 @@
 /* Bounce pages and twins at most: half of RAM, and enough for rings however small the guest. */
 #define POOL_LIMIT(ram) ((ram) / 2 + (64ull << 20))
 
+/* Bounce pages and twins that stay mapped for the next use of their IOVA: some 500 frames. Linux
+ * keeps as many freed IOVAs of a size at hand for each CPU: drivers/iommu/iova.c, IOVA_MAG_SIZE. */
+#define PARK_LIMIT	  (16ull << 20)
+/* Frames whose page may wait for an invalidation; VFIO invalidates in every unmap and needs none.
+ */
+#define QUARANTINE_FRAMES 64
+
 /* More than Linux ever has: a domain per device, and mappings of 4 KiB up to 4 GiB. */
 #define MAX_DOMAINS  256
 #define MAX_MAPPINGS (1u << 20)
@@ -493,6 +500,9 @@ static int create_mediator(struct vm *vm)
 		.pool_limit = POOL_LIMIT(vm->cfg->memory),
 		.max_domains = MAX_DOMAINS,
 		.max_mappings = MAX_MAPPINGS,
+		.park_limit = PARK_LIMIT,
+		.quarantine_frames = QUARANTINE_FRAMES,
+		.promote = true,
 		.doorbell = {LAYOUT_DOORBELL_BASE, LAYOUT_DOORBELL_BASE + LAYOUT_DOORBELL_LEN - 1},
 		.log = log_line,
 	};
