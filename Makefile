@@ -67,7 +67,8 @@ FLAVOURS := native asan arm64 clang
 DEPS_BUILD := gcc libc6-dev libcmocka-dev liburing-dev libfdt-dev zlib1g-dev libzstd-dev
 DEPS_CROSS := $(if $(ARM_PREFIX),gcc-aarch64-linux-gnu libc6-dev-arm64-cross binutils-aarch64-linux-gnu)
 DEPS_LAB := qemu-system-arm ipxe-qemu cpio kmod xz-utils squashfs-tools debian-archive-keyring bsdutils procps
-DEPS := $(DEPS_BUILD) $(DEPS_CROSS) $(DEPS_LAB)
+DEPS_PROOFS := spin
+DEPS := $(DEPS_BUILD) $(DEPS_CROSS) $(DEPS_LAB) $(DEPS_PROOFS)
 
 $(B)/.deps: Makefile
 	@mkdir -p $(B)
@@ -156,6 +157,16 @@ fuzz: $(FUZZERS) ## fuzzers, DURATION=600 seconds each; TARGET="queue pci" picks
 
 .PHONY: check-fuzz fuzz
 
+# ---- proofs of the protocols, and of the tests ------------------------------------------------------
+
+ORACLES := $(foreach t,$(native_TESTS) $(asan_TESTS),$(if $(findstring /test_oracle,$(t)),$(t)))
+
+proofs: $(B)/.deps ## check the Promela models of the protocols
+	$(Q)iommu/proofs/run.sh
+
+soak: $(ORACLES) ## random operations until interrupted, or DURATION=seconds
+	$(Q)iommu/tests/soak.sh $(ORACLES)
+
 # ---- the program, the lab, the guests -------------------------------------------------------------
 
 all: $(B)/arm64/granule $(foreach l,$(LAYERS),$(B)/native/$(l).a) ## build everything (default)
@@ -172,6 +183,6 @@ tidy: ## clang-tidy the native sources
 clean: ## remove what was built; fetched packages stay
 	$(Q)rm -rf $(addprefix $(B)/,$(FLAVOURS))
 
-.PHONY: all check check-asan help format tidy clean
+.PHONY: all check check-asan proofs soak help format tidy clean
 
 -include guest-tests/tests.mk

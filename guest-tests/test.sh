@@ -70,6 +70,7 @@ make=${MAKE:-make}
 part 'unit tests' "$make" --no-print-directory check
 part 'unit tests under ASan and UBSan' "$make" --no-print-directory check-asan
 part 'fuzzers' "$make" --no-print-directory check-fuzz
+part 'proofs' "$make" --no-print-directory proofs
 if [[ $(uname -m) != aarch64 ]]; then
 	part 'the lab' guest-tests/lab/test.sh
 fi
