@@ -164,6 +164,9 @@ ORACLES := $(foreach t,$(native_TESTS) $(asan_TESTS),$(if $(findstring /test_ora
 proofs: $(B)/.deps ## check the Promela models of the protocols
 	$(Q)iommu/proofs/run.sh
 
+mutants: $(B)/.deps ## break each guarantee in turn; a unit test must go red
+	$(Q)iommu/tests/mutants/run.sh $(MUTANTS)
+
 soak: $(ORACLES) ## random operations until interrupted, or DURATION=seconds
 	$(Q)iommu/tests/soak.sh $(ORACLES)
 
@@ -183,6 +186,6 @@ tidy: ## clang-tidy the native sources
 clean: ## remove what was built; fetched packages stay
 	$(Q)rm -rf $(addprefix $(B)/,$(FLAVOURS))
 
-.PHONY: all check check-asan proofs soak help format tidy clean
+.PHONY: all check check-asan proofs mutants soak help format tidy clean
 
 -include guest-tests/tests.mk
