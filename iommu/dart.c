@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "iommu/dart.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -477,7 +476,8 @@ static int stop(struct dart *dart, uint32_t sid)
 
 	for (unsigned i = 0; i < dart->layout->nr_ttbrs; i++)
 		wr(dart, ttbr_offset(dart, sid, i), 0);
-	dart->streams[sid].pt = NULL;
+	if (!ret)
+		dart->streams[sid].pt = NULL;
 	return ret;
 }
 
@@ -583,6 +583,10 @@ static int dart_shadow_create(struct instance *inst, uint32_t sid, struct shadow
 
 	if (!sid_ok(dart, sid))
 		return -EINVAL;
+	/* A requester that was named instead of the context it uses: enabling that would do
+	 * nothing. */
+	if (sid < MAX_REMAPPED && !dart->requesters[sid])
+		return -EIO;
 	if (dart->locked) {
 		ret = adopt(&dart->streams[sid], &pt);
 	} else {
@@ -608,41 +612,13 @@ static bool dart_shadow_fits(const struct instance *inst, uint32_t sid, const st
 	return dart_pt_same_kind(pt, &cfg);
 }
 
-/* A locked stream walks its table already: what can be done is to let it see what is in there. */
-static int enable_locked(struct dart *dart, uint32_t sid, struct dart_pt *pt)
+/* bypasses - is it let through untranslated, or in some way that is not known? */
+static bool bypasses(const struct dart *dart, uint32_t sid)
 {
-	int ret = flush(dart, sid);
+	const struct layout *layout = dart->layout;
 
-	if (ret)
-		dart_pt_clear(pt);
-	else
-		dart->streams[sid].pt = pt;
-	return ret;
-}
-
-static int dart_enable(struct instance *inst, uint32_t sid, struct shadow *shadow)
-{
-	struct dart *dart = dart_of(inst);
-	struct dart_pt *pt = dart_pt_of(shadow);
-	int ret;
-
-	if (!sid_ok(dart, sid))
-		return -EINVAL;
-	if (!dart_shadow_fits(inst, sid, shadow))
-		ret = -EIO;
-	else if (dart->locked)
-		return enable_locked(dart, sid, pt);
-	else
-		ret = start(dart, sid, pt);
-	if (!ret) {
-		dart->streams[sid].pt = pt;
-		return 0;
-	}
-	if (!dart->locked) {
-		stop(dart, sid);
-		flush(dart, sid);
-	}
-	return ret;
+	return rd(dart, tcr_offset(dart, sid)) & layout->tcr_mode &
+	       ~(layout->tcr_translate | layout->tcr_four_level);
 }
 
 static int dart_disable(struct instance *inst, uint32_t sid)
@@ -655,7 +631,7 @@ static int dart_disable(struct instance *inst, uint32_t sid)
 		return -EINVAL;
 	stream = &dart->streams[sid];
 	if (!stream->pt)
-		return 0;
+		return dart->locked && bypasses(dart, sid) ? -EIO : 0;
 	if (dart->locked) {
 		dart_pt_clear(stream->pt);
 		ret = flush(dart, sid);
@@ -669,6 +645,39 @@ static int dart_disable(struct instance *inst, uint32_t sid)
 	 * it does not, start() lets no stream translate until one has.
 	 */
 	flush(dart, sid);
+	return ret;
+}
+
+/* A locked stream walks its table already: what can be done is to let it see what is in there. */
+static int enable_locked(struct dart *dart, uint32_t sid, struct dart_pt *pt)
+{
+	int ret;
+
+	dart->streams[sid].pt = pt; /* also if this fails: there is something to block then */
+	ret = flush(dart, sid);
+	if (ret)
+		dart_pt_clear(pt);
+	return ret;
+}
+
+static int dart_enable(struct instance *inst, uint32_t sid, struct shadow *shadow)
+{
+	struct dart *dart = dart_of(inst);
+	struct dart_pt *pt = dart_pt_of(shadow);
+	int ret;
+
+	if (!sid_ok(dart, sid))
+		return -EINVAL;
+	if (!dart_shadow_fits(inst, sid, shadow)) {
+		dart_disable(inst, sid);
+		return -EIO;
+	}
+	if (dart->locked)
+		return enable_locked(dart, sid, pt);
+	dart->streams[sid].pt = pt; /* also if this fails: there is something to block then */
+	ret = start(dart, sid, pt);
+	if (ret)
+		dart_disable(inst, sid);
 	return ret;
 }
 
@@ -814,11 +823,22 @@ static int probe_remap(struct dart *dart, char *error, size_t error_len)
 	return 0;
 }
 
+/* ttbr_sticks - does a valid TTBR take a write? It is left as it was. */
+static bool ttbr_sticks(struct dart *dart, uint32_t sid, unsigned i)
+{
+	uint32_t found = rd(dart, ttbr_offset(dart, sid, i));
+	bool sticks = write_ttbr(dart, sid, i, 0);
+
+	if (sticks)
+		wr(dart, ttbr_offset(dart, sid, i), found);
+	return sticks;
+}
+
 /*
  * find_lock - must TCR and TTBR be left alone?
  *
- * The lock bit says so; or a stream is live and its TTBR does not take the zero that a reset would
- * write anyway. Nothing has changed then: a display goes on, which TCR = 0 first would have
+ * The lock bit says so; or a stream is live and its TTBR does not take a zero, which the reset
+ * would write anyway. Then nothing has changed and a display goes on, that TCR = 0 would have
  * blanked.
  */
 static bool find_lock(struct dart *dart)
@@ -830,7 +850,7 @@ static bool find_lock(struct dart *dart)
 			continue;
 		for (unsigned i = 0; i < dart->layout->nr_ttbrs; i++)
 			if (rd(dart, ttbr_offset(dart, sid, i)) & dart->layout->ttbr_valid &&
-			    !write_ttbr(dart, sid, i, 0))
+			    !ttbr_sticks(dart, sid, i))
 				return true;
 	}
 	return false;
@@ -1004,8 +1024,7 @@ static int adopt_probe(struct stream_state *stream, uint32_t sid, struct iova_ra
 	int ret;
 
 	stream->top = ttbr_unpack(layout, rd(dart, ttbr_offset(dart, sid, 0)));
-	if ((tcr & layout->tcr_mode & ~layout->tcr_four_level) != layout->tcr_translate ||
-	    !stream->top)
+	if (!(tcr & layout->tcr_translate) || bypasses(dart, sid) || !stream->top)
 		return 0;
 
 	/* As many levels as firmware chose, one TTBR: as far as that reaches. */
@@ -1135,7 +1154,7 @@ int dart_create(const struct dart_cfg *cfg, struct dart **out, char *error, size
 	if (ret)
 		goto err;
 	dart->locked = find_lock(dart);
-	dart->inst.exclusive = dart->locked;
+	dart->inst.exclusive = dart->locked; /* one shadow for each stream, firmware's table */
 	ret = find_apertures(dart, error, error_len);
 	if (!ret)
 		ret = reset(dart, error, error_len);
