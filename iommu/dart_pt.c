@@ -471,21 +471,22 @@ static int pt_map_window(struct shadow *shadow, uint64_t iova, void *hva, unsign
 	return set_run(pt, iova, pt->page, pte);
 }
 
-/* Take our entries out of the firmware's table. Return: may the tables they named be given back? */
+/*
+ * Take our entries out of the firmware's table. Return: may the tables they named be given back? A
+ * DART that may still know these finds nothing in them.
+ */
 static bool leave_adopted(struct dart_pt *pt)
 {
 	struct dir *dir = pt->top[0];
-	bool any = false;
 
 	if (!dir || !dir->adopted)
 		return true;
+	clear_range(pt, 0, BIT(pt->cfg.geo.ias));
 	for (unsigned i = 0; i < dir->nr; i++) {
-		if (!dir->child[i])
-			continue;
-		entry_store(&dir->entries[i], 0);
-		any = true;
+		if (dir->child[i])
+			entry_store(&dir->entries[i], 0);
 	}
-	return !any || !pt->cfg.forget || pt->cfg.forget(pt->cfg.forget_ctx);
+	return !pt->cfg.forget || pt->cfg.forget(pt->cfg.forget_ctx);
 }
 
 static void pt_destroy(struct shadow *shadow)

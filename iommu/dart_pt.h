@@ -51,8 +51,9 @@ struct dart_pt_cfg {
 	uint64_t adopt; /* physical address of a firmware's top table to fill in; 0: make our own */
 	uint64_t max_table_bytes; /* tables at most; 0: no bound */
 	/*
-	 * Only with adopt, whose table a DART goes on walking: called by destroy() after our
-	 * entries were taken out of it and before the tables they named are given back; make the
+	 * Only with adopt, whose table a DART goes on walking: called by destroy(), and by a
+	 * dart_pt_create() that fails later than by adopting, when our leaves were cleared and our
+	 * entries taken out of the table, before the tables they named are given back; make the
 	 * DART forget them. false: it is not known whether it has; the tables are then never given
 	 * back. NULL: no DART walks the table by then.
 	 */

@@ -1029,11 +1029,12 @@ static void a_firmware_range_ends_with_the_iova_space(void **state)
 	}
 }
 
-/* Judged when the DART is told to forget: nothing of ours is in the table, and nothing is freed
- * yet. */
+/* Judged when the DART is told to forget: nothing of ours is in the table, nothing in our leaves,
+ * and nothing is freed yet. */
 struct forgetter {
 	struct fx *fx;
 	const uint64_t *top, *before;
+	const uint8_t *leaf_table; /* one of ours */
 	unsigned calls, nr_used;
 	bool result;
 };
@@ -1045,6 +1046,8 @@ static bool forget(void *ctx)
 	f->calls++;
 	f->nr_used = f->fx->mem.nr_used;
 	assert_memory_equal(f->top, f->before, SLOT);
+	for (unsigned i = 0; f->leaf_table && i < SLOT; i++)
+		assert_int_equal(f->leaf_table[i], 0);
 	return f->result;
 }
 
@@ -1058,6 +1061,7 @@ static void adopted_tables_are_forgotten_before_ours_are_given_back(void **state
 
 	for (unsigned a = 0; a < ARRAY_SIZE(adopting_kinds); a++) {
 		for (unsigned result = 0; result < 2; result++) {
+			struct dart_region direct = {0, 0xa00000000, SLOT, RW};
 			unsigned ours;
 
 			adopt(fx, &kinds[adopting_kinds[a]]);
@@ -1066,23 +1070,60 @@ static void adopted_tables_are_forgotten_before_ours_are_given_back(void **state
 			f.result = result;
 			fx->cfg.forget = forget;
 			fx->cfg.forget_ctx = &f;
+			/* Entry 3 is free. */
+			direct.iova = 3 * BIT(dart_level_lg2(&fx->cfg.geo, fx->cfg.geo.levels - 1));
+			fx->cfg.direct = &direct;
+			fx->cfg.nr_direct = 1;
 			create(fx);
-			map(fx, 3 * BIT(dart_level_lg2(&fx->cfg.geo, fx->cfg.geo.levels - 1)), 0,
-			    fx->page, RW);
+			map(fx, direct.iova + SLOT, 0, SLOT, RW);
 			ours = fx->cfg.geo.levels - 1;
 			assert_int_equal(fx->mem.nr_used, ours);
+			f.leaf_table = fx->mem.arena + (ours - 1) * SLOT;
+			assert_int_not_equal(*(const uint64_t *)f.leaf_table, 0);
 			fx->sh->ops->destroy(fx->sh);
 			assert_int_equal(f.calls, 1);
 			assert_int_equal(f.nr_used, ours);
 			/* If the DART may still know them they are nobody's ever again. */
 			assert_int_equal(fx->mem.nr_used, result ? 0 : ours);
 			assert_memory_equal(f.top, before, sizeof(before));
-			/* There is nothing to forget where nothing was added. */
-			f.calls = 0;
-			create(fx);
-			fx->sh->ops->destroy(fx->sh);
-			assert_int_equal(f.calls, 0);
 		}
+	}
+}
+
+static void whoever_leaves_an_adopted_table_says_so(void **state)
+{
+	struct fx *fx = *state;
+	uint64_t before[SLOT / 8];
+	struct forgetter f = {.fx = fx,
+			      .top = (const uint64_t *)(fx->mem.arena + FW_SLOT * SLOT),
+			      .before = before,
+			      .result = true};
+	/* The second is under an entry of the firmware, after the first was installed. */
+	struct dart_region direct[2] = {{.pa = 0xa00000000, .len = SLOT, .prot = RW},
+					{.pa = 0xa00000000, .len = SLOT, .prot = RW}};
+
+	for (unsigned a = 0; a < ARRAY_SIZE(adopting_kinds); a++) {
+		uint64_t reach;
+
+		adopt(fx, &kinds[adopting_kinds[a]]);
+		memcpy(before, f.top, sizeof(before));
+		fx->cfg.forget = forget;
+		fx->cfg.forget_ctx = &f;
+		create(fx);
+		f.calls = 0;
+		destroy(fx); /* nothing was added */
+		assert_int_equal(f.calls, 1);
+
+		reach = BIT(dart_level_lg2(&fx->cfg.geo, fx->cfg.geo.levels - 1));
+		direct[0].iova = 3 * reach;
+		direct[1].iova = 5 * reach;
+		fx->cfg.direct = direct;
+		fx->cfg.nr_direct = 2;
+		f.calls = 0;
+		assert_int_equal(dart_pt_create(&fx->cfg, &fx->pt), -EINVAL);
+		assert_int_equal(f.calls, 1);
+		assert_int_equal(fx->mem.nr_used, 0);
+		assert_memory_equal(f.top, before, sizeof(before));
 	}
 }
 
@@ -1342,6 +1383,7 @@ int main(void)
 		TEST(what_firmware_maps_is_reported),
 		TEST(a_firmware_range_ends_with_the_iova_space),
 		TEST(adopted_tables_are_forgotten_before_ours_are_given_back),
+		TEST(whoever_leaves_an_adopted_table_says_so),
 		TEST(an_adopted_table_that_cannot_be_used_is_refused),
 		TEST(any_allocation_under_an_adopted_table_may_fail),
 		TEST(only_tables_of_the_same_kind_are_shared),
