@@ -18,8 +18,7 @@
 #define MAX_SINGLE_FLUSHES 6
 #define MAX_REMAPPED	   64 /* streams of the largest DART with STREAM_REMAP */
 
-/* ---- generations ------------------------------------------------------------------------------
- */
+/* ---- generations ---- */
 
 /* How ERROR is laid out. Causes are looked at bit by bit: several may be set, some have no name. */
 struct error_layout {
@@ -167,8 +166,7 @@ static const struct layout layouts[] = {
 		},
 };
 
-/* ---- state ------------------------------------------------------------------------------------
- */
+/* ---- state ---- */
 
 struct stream_state {
 	struct dart *dart;
@@ -273,8 +271,7 @@ __attribute__((format(printf, 4, 5))) static int fail(int ret, char *error, size
 	return ret;
 }
 
-/* ---- invalidation -----------------------------------------------------------------------------
- */
+/* ---- invalidation ---- */
 
 static bool has_pending(const struct dart *dart)
 {
@@ -450,8 +447,7 @@ static int dart_invalidate_wait(struct instance *inst)
 	return ret;
 }
 
-/* ---- streams ----------------------------------------------------------------------------------
- */
+/* ---- streams ---- */
 
 /* write_mode - put a stream into a mode. Return: false: the register did not take it. */
 static bool write_mode(struct dart *dart, uint32_t sid, uint32_t tcr)
@@ -690,8 +686,7 @@ static const struct instance_ops dart_ops = {
 	.invalidate_wait = dart_invalidate_wait,
 };
 
-/* ---- faults -----------------------------------------------------------------------------------
- */
+/* ---- faults ---- */
 
 bool dart_decode_error(enum dart_kind kind, uint32_t raw, uint64_t iova, struct dart_fault *out)
 {
@@ -750,8 +745,7 @@ bool dart_irq(struct dart *dart)
 	return found;
 }
 
-/* ---- probe ------------------------------------------------------------------------------------
- */
+/* ---- probe ---- */
 
 static bool translates(const struct dart *dart, uint32_t sid)
 {
@@ -887,8 +881,7 @@ static int reset(struct dart *dart, char *error, size_t error_len)
 	return 0;
 }
 
-/* ---- apertures --------------------------------------------------------------------------------
- */
+/* ---- apertures ---- */
 
 static int by_start(const void *a, const void *b)
 {
@@ -973,8 +966,7 @@ static int check_direct(struct dart *dart, char *error, size_t error_len)
 	return 0;
 }
 
-/* ---- locked streams ---------------------------------------------------------------------------
- */
+/* ---- locked streams ---- */
 
 /* keep_direct - of the direct regions keep those that firmware did not map */
 static int keep_direct(struct stream_state *stream, const struct iova_range *firmware, size_t nr,
@@ -1109,8 +1101,7 @@ out:
 	return ret;
 }
 
-/* ---- lifetime ---------------------------------------------------------------------------------
- */
+/* ---- lifetime ---- */
 
 static void free_dart(struct dart *dart)
 {

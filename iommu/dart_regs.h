@@ -20,7 +20,7 @@
 /* Bytes of the register window: Linux refuses less. [L] */
 #define DART_REGS_SIZE 0x4000
 
-/* ---- both layouts ---------------------------------------------------------------------------- */
+/* ---- both layouts ---- */
 
 #define DART_PARAMS1 0x00 /* [L M B] */
 #define DART_PARAMS1_PAGE_SHIFT_MASK                                                               \
@@ -29,8 +29,7 @@
 #define DART_PARAMS2	    0x04   /* [L M B] */
 #define DART_PARAMS2_BYPASS BIT(0) /* a stream can be let through untranslated */
 
-/* ---- layout v1: t8020, t8103, t6000; and t8103-usb4 where not said otherwise -------------------
- */
+/* ---- layout v1: t8020, t8103, t6000; and t8103-usb4 where not said otherwise ---- */
 
 #define DART_V1_NR_STREAMS 16 /* [L B]; m1n1's limit of 32 only fits the gaps */
 #define DART_V1_NR_TTBRS   4  /* [L M B] */
@@ -93,8 +92,7 @@
 #define DART_USB4_NR_STREAMS   64
 #define DART_USB4_TTBR(sid, i) (0x400 + 16 * (sid) + 4 * (i))
 
-/* ---- layout t8110 ------------------------------------------------------------------------------
- */
+/* ---- layout t8110 ---- */
 
 #define DART_T8110_NR_TTBRS 1 /* [L M B] */
 
