@@ -18,8 +18,7 @@
 /* The caller of mem() is promised that a range stays within this. */
 #define MEM_PAGE 0x1000
 
-/* ---- one const table per kind -----------------------------------------------------------------
- */
+/* ---- one const table per kind ---------------------------------------------------------------- */
 
 /* Why an access is refused. Zero: it is not. */
 enum cause {
@@ -180,8 +179,7 @@ static const struct kind kinds[] = {
 		},
 };
 
-/* ---- the DART ---------------------------------------------------------------------------------
- */
+/* ---- the DART -------------------------------------------------------------------------------- */
 
 /* 64 leaves, and 32 entries of the tables above them. */
 #define LEAF_SETS  16
@@ -276,8 +274,7 @@ static uint32_t random32(struct dart_model *model)
 	return (uint32_t)(model->random * UINT64_C(0x2545f4914f6cdd1d) >> 32);
 }
 
-/* ---- TLB --------------------------------------------------------------------------------------
- */
+/* ---- TLB ------------------------------------------------------------------------------------- */
 
 /* The ways in which an entry may be, and where the set keeps its victim. */
 static struct tlb_entry *tlb_set(struct dart_model *model, unsigned level, unsigned ctx,
@@ -353,8 +350,7 @@ static void tlb_evict_at_random(struct dart_model *model)
 	}
 }
 
-/* ---- invalidation -----------------------------------------------------------------------------
- */
+/* ---- invalidation ---------------------------------------------------------------------------- */
 
 static void invalidate_begin(struct dart_model *model, const uint32_t *streams)
 {
@@ -401,8 +397,7 @@ static void settle(struct dart_model *model)
 	model->stats.invalidations++;
 }
 
-/* ---- faults and the interrupt line ------------------------------------------------------------
- */
+/* ---- faults and the interrupt line ----------------------------------------------------------- */
 
 static void line_update(struct dart_model *model)
 {
@@ -454,8 +449,7 @@ static void fault(struct dart_model *model, uint32_t sid, uint64_t addr, bool wr
 	line_update(model);
 }
 
-/* ---- the walker -------------------------------------------------------------------------------
- */
+/* ---- the walker ------------------------------------------------------------------------------ */
 
 /* mem() within what address lines reach; NULL: nothing there */
 static void *memory_at(const struct dart_model *model, uint64_t pa, size_t len)
@@ -656,8 +650,7 @@ static enum cause translate(struct dart_model *model, uint32_t sid, uint64_t add
 	return CAUSE_NONE;
 }
 
-/* ---- registers --------------------------------------------------------------------------------
- */
+/* ---- registers ------------------------------------------------------------------------------- */
 
 /* One of @nr words @stride apart that begin at @base? */
 static bool word_in(uint32_t offset, uint32_t base, unsigned nr, unsigned *index)
@@ -893,8 +886,7 @@ void dart_model_write(struct dart_model *model, uint32_t offset, uint32_t value)
 	pthread_mutex_unlock(&model->lock);
 }
 
-/* ---- DMA --------------------------------------------------------------------------------------
- */
+/* ---- DMA ------------------------------------------------------------------------------------- */
 
 /*
  * Copy a naturally aligned piece of @size bytes, in one access to memory. Relaxed: the device
@@ -1021,8 +1013,7 @@ int dart_model_probe(struct dart_model *model, uint32_t sid, uint64_t addr, bool
 	return cause ? -EFAULT : 0;
 }
 
-/* ---- configuration ----------------------------------------------------------------------------
- */
+/* ---- configuration --------------------------------------------------------------------------- */
 
 void dart_model_set_quirks(struct dart_model *model, const struct dart_model_quirks *quirks)
 {
