@@ -476,6 +476,21 @@ static void iova_bits_above_a_configured_width_count_for_nothing(void **state)
 	assert_int_equal(lands(m, 0, BIT(35) | 0x4008), 0);
 }
 
+static void iova_bits_above_three_levels_are_the_same_page(void **state)
+{
+	struct machine *m = *state;
+
+	/* A wide DART whose stream walks three levels: found in the TLB under either name. */
+	m->cfg.va_width = 42;
+	power_on(m, T8110);
+	number_frames(m, 1);
+	attach(m, 0);
+	map(m, 1, FRAME(0));
+	assert_int_equal(frame_read(m, 0, BIT(41) | PAGE), 0);
+	poke(m, LEAF_PA(1), 0);
+	assert_int_equal(lands(m, 0, PAGE), FRAME(0));
+}
+
 static void four_levels_are_not_in_revision_one(void **state)
 {
 	struct machine *m = *state;
@@ -2072,6 +2087,7 @@ int main(void)
 		TEST(worked_examples_land_where_they_say),
 		TEST(four_ttbrs_divide_the_iova_space),
 		TEST(iova_bits_above_a_configured_width_count_for_nothing),
+		TEST(iova_bits_above_three_levels_are_the_same_page),
 		TEST(four_levels_are_not_in_revision_one),
 		TEST(params_say_what_was_configured),
 		TEST(a_dart_that_none_is_is_refused),
