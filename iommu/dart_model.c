@@ -389,8 +389,7 @@ static void settle(struct dart_model *model)
 		/* The other phase is empty: the invalidation that began this one waited for it. */
 		model->phase ^= 1;
 	}
-	/* Pairs with the release in access_end(): what these accesses did is seen before BUSY
-	 * drops. */
+	/* Pairs with the release in dma(): what these accesses did is seen before BUSY drops. */
 	if (atomic_load_explicit(&model->in_flight[model->phase ^ 1], memory_order_acquire))
 		return;
 	model->busy = false;
@@ -411,8 +410,7 @@ static void line_update(struct dart_model *model)
 /* Tell irq() of changes. Called with the lock held, which is given up for the call. */
 static void line_tell(struct dart_model *model)
 {
-	/* Whoever is telling, perhaps this very thread from within irq(), looks again when it
-	 * returns. */
+	/* Whoever is telling, perhaps this very thread from within irq(), looks again after it. */
 	if (!model->cfg.irq || model->telling)
 		return;
 	model->telling = true;
@@ -607,8 +605,7 @@ static enum cause translate(struct dart_model *model, uint32_t sid, uint64_t add
 	}
 	if (ctx == MAX_STREAMS)
 		return CAUSE_NO_TTBR;
-	/* The mode is not cached: blocked is blocked at once. Both modes, or none, let nothing
-	 * pass. */
+	/* The mode is not cached: blocked is blocked at once. None, or both, let nothing pass. */
 	mode = model->tcr[ctx] & (kind->tcr_translate | kind->tcr_bypass);
 	if (mode == kind->tcr_bypass && model->cfg.bypass_support) {
 		*pa = addr;

@@ -30,13 +30,14 @@ enum dart_model_kind {
 
 struct dart_model_cfg {
 	enum dart_model_kind kind;
-	unsigned page_lg2;   /* 14, or 12 (T8020 only) */
-	unsigned va_width;   /* T8110: PARAMS3, 32 to 47 (36 and 42 exist), 0: 36. Others: IOVA bits
-				above it   are ignored; 0: as far as four tables reach, 38 (4 KiB
-				pages:   32) */
-	unsigned pa_width;   /* T8110: PARAMS3, 32 to 42; 0: 36, or 42 if va_width is above 36.
-				Others: 0 */
-	unsigned nr_streams; /* T8110: PARAMS4, up to 256, 0: 16. Others: 0, or what the kind has */
+	unsigned page_lg2; /* 14, or 12 (T8020 only) */
+	/*
+	 * T8110: PARAMS3, 32 to 47 (36 and 42 exist); 0: 36. Others: IOVA bits above it are
+	 * ignored; 0: as far as four tables reach, 38 (with 4 KiB pages 32).
+	 */
+	unsigned va_width;
+	unsigned pa_width;   /* T8110: PARAMS3, 32 to 42; 0: 36, with wider IOVAs 42. Others: 0 */
+	unsigned nr_streams; /* T8110: PARAMS4, up to 256; 0: 16. Others: 0, or what it has */
 	bool bypass_support; /* PARAMS2 bit 0 */
 	bool tlb;	     /* false: every access walks (a benchmark's choice) */
 	/*
@@ -61,8 +62,7 @@ struct dart_model_quirks {
 	bool ttbr_read_only;   /* TTBRs do not take writes, and nothing says so */
 	bool invalidate_hangs; /* BUSY stays, what was to go stays: see dart_model_set_quirks() */
 	unsigned fail_invalidation; /* n > 0: the nth command from now hangs; then it is 0 again */
-	uint64_t invalidate_delay_ns; /* BUSY for that long, by CLOCK_MONOTONIC; entries go at its
-					 end */
+	uint64_t invalidate_delay_ns; /* BUSY for so long, of CLOCK_MONOTONIC; entries then go */
 	unsigned evict_one_in; /* n > 0: each access first evicts a random entry with chance 1/n */
 	uint64_t bus_error_pa, bus_error_len; /* table fetches there fail; len 0: nowhere */
 	uint64_t seed;			      /* of what is random */
@@ -78,8 +78,8 @@ struct dart_model_stats {
 
 struct dart_model;
 
-int dart_model_create(const struct dart_model_cfg *cfg,
-		      struct dart_model **out); /* 0; -EINVAL; -ENOMEM */
+/* dart_model_create - a DART as after reset. Return: 0; -EINVAL no such DART exists; -ENOMEM. */
+int dart_model_create(const struct dart_model_cfg *cfg, struct dart_model **out);
 /* dart_model_destroy - nobody is in the model, or will come. The line is left as it is. */
 void dart_model_destroy(struct dart_model *model);
 
@@ -95,8 +95,9 @@ void dart_model_write(struct dart_model *model, uint32_t offset, uint32_t value)
  *
  * Aligned pieces of 8 bytes (of 4 and 2 at the ends) are single-copy atomic, lowest address first.
  * Every byte before the one that faults, whose address is latched, has been copied; none from there
- * on. @addr may lie above the IOVA width: upper bits are ignored, as hardware does. Return: 0;
- * -EFAULT: refused, the fault is latched (if none was) and the line is up.
+ * on. @addr may lie above the IOVA width: upper bits are ignored, as hardware does.
+ *
+ * Return: 0; -EFAULT: refused, the fault is latched (if none was) and the line is up.
  */
 int dart_model_dma_read(struct dart_model *model, uint32_t sid, uint64_t addr, void *buf,
 			size_t len);
@@ -117,8 +118,8 @@ int dart_model_probe(struct dart_model *model, uint32_t sid, uint64_t addr, bool
  */
 void dart_model_set_quirks(struct dart_model *model, const struct dart_model_quirks *quirks);
 void dart_model_get_quirks(struct dart_model *model, struct dart_model_quirks *quirks);
-/* dart_model_firmware - what ran before us: set a stream's TTBRs and TCR past any lock, and let it
- * in */
+/* dart_model_firmware - what ran before us: TTBRs and TCR of a stream past any lock; it is let in
+ */
 void dart_model_firmware(struct dart_model *model, uint32_t sid, const uint32_t ttbr[4],
 			 uint32_t tcr);
 void dart_model_get_stats(struct dart_model *model, struct dart_model_stats *out);
