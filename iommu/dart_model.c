@@ -280,7 +280,7 @@ static uint32_t random32(struct dart_model *model)
 static struct tlb_entry *tlb_set(struct dart_model *model, unsigned level, unsigned ctx,
 				 uint64_t index, unsigned *nr_ways, uint8_t **victim)
 {
-	unsigned hash = (unsigned)(index ^ index >> 4 ^ index >> 11) + ctx * 5 + level;
+	unsigned hash = (unsigned)(index ^ index >> 4 ^ index >> 11) + ctx * 5;
 	unsigned set;
 
 	if (!level) {

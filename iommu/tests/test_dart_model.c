@@ -869,27 +869,31 @@ static void not_mapped_is_remembered_until_it_is_invalidated(void **state)
 	for (unsigned i = 0; i < ARRAY_SIZE(all_kinds); i++) {
 		power_on(m, all_kinds[i]);
 		number_frames(m, 2);
-		ram(m, ROOT);
-		ram(m, LEAVES);
+		poke(m, ROOT, entry(m, LEAVES));
+		map(m, 0, FRAME(0));
 		translate_on(m, 1);
 		/* no TTBR */
-		assert_int_equal(frame_read(m, 1, PAGE), -EFAULT);
-		write_ttbr(m, 1, ROOT);
-		assert_int_equal(frame_read(m, 1, PAGE), -EFAULT);
-		flush(m, 1);
-		/* no L1 entry */
-		assert_int_equal(frame_read(m, 1, PAGE), -EFAULT);
-		poke(m, ROOT, entry(m, LEAVES));
-		map(m, 1, FRAME(1));
-		assert_int_equal(frame_read(m, 1, PAGE), -EFAULT);
-		flush(m, 1);
-		assert_int_equal(frame_read(m, 1, PAGE), 1);
-		/* no leaf */
 		assert_int_equal(frame_read(m, 1, 0), -EFAULT);
-		map(m, 0, FRAME(0));
+		write_ttbr(m, 1, ROOT);
 		assert_int_equal(frame_read(m, 1, 0), -EFAULT);
 		flush(m, 1);
 		assert_int_equal(frame_read(m, 1, 0), 0);
+		/* no L1 entry */
+		poke(m, ROOT, 0);
+		flush(m, 1);
+		assert_int_equal(frame_read(m, 1, 0), -EFAULT);
+		poke(m, ROOT, entry(m, LEAVES));
+		assert_int_equal(frame_read(m, 1, 0), -EFAULT);
+		flush(m, 1);
+		assert_int_equal(frame_read(m, 1, 0), 0);
+		/* no leaf */
+		assert_int_equal(lands(m, 1, PAGE), 0);
+		assert_int_equal(frame_read(m, 1, PAGE), -EFAULT);
+		map(m, 1, FRAME(1));
+		assert_int_equal(frame_read(m, 1, PAGE), -EFAULT);
+		assert_int_equal(lands(m, 1, PAGE), 0);
+		flush(m, 1);
+		assert_int_equal(frame_read(m, 1, PAGE), 1);
 	}
 }
 
@@ -927,6 +931,29 @@ static void an_entry_of_a_table_is_remembered_like_a_leaf(void **state)
 	assert_int_equal(lands(m, 1, BIT(25)), FRAME(0));
 	flush(m, 1);
 	assert_int_equal(lands(m, 1, BIT(25)), 0);
+}
+
+static void entries_of_different_tables_are_not_taken_for_each_other(void **state)
+{
+	struct machine *m = *state;
+	uint64_t l1 = ROOT + PAGE;
+
+	/* The same index in the L0 and the L1 table: 64 GiB and 32 MiB. */
+	m->cfg.va_width = 42;
+	power_on(m, T8110);
+	number_frames(m, 2);
+	poke(m, ROOT, entry(m, l1));
+	poke(m, ROOT + 8, entry(m, l1));
+	poke(m, l1, entry(m, LEAVES));
+	poke(m, l1 + 8, entry(m, LEAVES + PAGE));
+	map(m, 0, FRAME(0));
+	poke(m, LEAVES + PAGE, entry(m, FRAME(1)));
+	write_ttbr(m, 1, ROOT);
+	write_tcr(m, 1, 9);
+	assert_int_equal(frame_read(m, 1, BIT(36)), 0);
+	assert_int_equal(frame_read(m, 1, BIT(25)), 1);
+	assert_int_equal(frame_read(m, 1, BIT(36) | BIT(25)), 1);
+	assert_int_equal(frame_read(m, 1, 0), 0);
 }
 
 static void rights_and_windows_are_remembered_with_the_leaf(void **state)
@@ -1118,7 +1145,8 @@ static void a_probe_leaves_no_trace(void **state)
 	assert_int_equal(lands(m, 1, 0), FRAME(0));
 	assert_int_equal(lands(m, 1, PAGE), 0);	   /* no leaf */
 	assert_int_equal(lands(m, 1, BIT(25)), 0); /* no L1 entry */
-	assert_int_equal(lands(m, 2, 0), 0);	   /* no TTBR */
+	translate_on(m, 2);
+	assert_int_equal(lands(m, 2, 0), 0); /* no TTBR */
 	dart_model_get_stats(m->dart, &after);
 	assert_memory_equal(&before, &after, sizeof(before));
 	assert_int_equal(error(m), 0);
@@ -1129,6 +1157,8 @@ static void a_probe_leaves_no_trace(void **state)
 	poke(m, ROOT + 8, entry(m, LEAVES));
 	quirks(m, (struct dart_model_quirks){0});
 	assert_int_equal(frame_read(m, 1, BIT(25)), 1);
+	write_ttbr(m, 2, ROOT);
+	assert_int_equal(frame_read(m, 2, 0), 1);
 	assert_int_equal(frame_read(m, 1, 0), 1);
 	assert_int_equal(frame_read(m, 1, PAGE), 1);
 	map(m, 0, FRAME(0));
@@ -2104,6 +2134,7 @@ int main(void)
 		TEST(a_translation_stays_until_it_is_invalidated),
 		TEST(not_mapped_is_remembered_until_it_is_invalidated),
 		TEST(an_entry_of_a_table_is_remembered_like_a_leaf),
+		TEST(entries_of_different_tables_are_not_taken_for_each_other),
 		TEST(rights_and_windows_are_remembered_with_the_leaf),
 		TEST(blocking_a_stream_blocks_it_at_once),
 		TEST(an_invalidation_of_other_streams_leaves_this_one_stale),
