@@ -911,7 +911,10 @@ static void copy(uint8_t *mem, uint8_t *buf, size_t len, bool write)
 			size /= 2;
 		switch (size) {
 		case 8:
-			COPY_PIECE(uint64_t, mem, buf, write);
+			/* Nearly all of it, nearly always: a loop with nothing else in it. */
+			size = ALIGN_DOWN(len, 8);
+			for (size_t i = 0; i < size; i += 8)
+				COPY_PIECE(uint64_t, mem + i, buf + i, write);
 			break;
 		case 4:
 			COPY_PIECE(uint32_t, mem, buf, write);
