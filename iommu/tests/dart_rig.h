@@ -122,19 +122,35 @@ struct rig_dart {
 	struct dart_model *model;
 	struct dart *dart;
 	struct instance *inst;
-	/* the last faults reported, in order */
+	/* called after the driver's write has reached the model, and before it reads */
+	void (*on_write)(void *ctx, struct rig_dart *rig, uint32_t offset, uint32_t value);
+	/* called before the driver's write reaches the model */
+	void (*before_write)(void *ctx, struct rig_dart *rig, uint32_t offset, uint32_t value);
+	void (*on_read)(void *ctx, struct rig_dart *rig, uint32_t offset);
+	void *hook_ctx;
+	/* the first faults reported, in order */
 	struct dart_fault fault[64];
 	unsigned nr_faults;
 };
 
 static inline uint32_t rig_read(void *ctx, uint32_t offset)
 {
-	return dart_model_read(((struct rig_dart *)ctx)->model, offset);
+	struct rig_dart *rig = ctx;
+
+	if (rig->on_read)
+		rig->on_read(rig->hook_ctx, rig, offset);
+	return dart_model_read(rig->model, offset);
 }
 
 static inline void rig_write(void *ctx, uint32_t offset, uint32_t value)
 {
-	dart_model_write(((struct rig_dart *)ctx)->model, offset, value);
+	struct rig_dart *rig = ctx;
+
+	if (rig->before_write)
+		rig->before_write(rig->hook_ctx, rig, offset, value);
+	dart_model_write(rig->model, offset, value);
+	if (rig->on_write)
+		rig->on_write(rig->hook_ctx, rig, offset, value);
 }
 
 static inline uint64_t rig_now(void *ctx)
