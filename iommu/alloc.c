@@ -26,6 +26,11 @@ void *iommu_zalloc(size_t size)
 	return must_fail() ? NULL : calloc(1, size);
 }
 
+void *iommu_alloc_aligned(size_t size, size_t align)
+{
+	return must_fail() ? NULL : aligned_alloc(align, size);
+}
+
 void iommu_free(void *ptr)
 {
 	free(ptr);

@@ -13,7 +13,10 @@
 void *iommu_alloc(size_t size);
 void *iommu_zalloc(size_t size);
 
-/* iommu_free - give back what either returned; NULL is fine */
+/* iommu_alloc_aligned - the same at a multiple of @align, a power of two that divides @size */
+void *iommu_alloc_aligned(size_t size, size_t align);
+
+/* iommu_free - give back what any of these returned; NULL is fine */
 void iommu_free(void *ptr);
 
 /**
