@@ -412,8 +412,6 @@ static void dart_invalidate_start(struct instance *inst, const struct stream_set
 	struct dart *dart = dart_of(inst);
 	int ret;
 
-	if (!dart->started)
-		dart->error = 0;
 	dart->started = true;
 	for (size_t i = 0; i < ARRAY_SIZE(dart->pending.bits); i++) {
 		uint64_t valid = 0;

@@ -788,6 +788,8 @@ static void a_locked_dart_sees_no_write_to_tcr_and_ttbr_but_invalidations(void *
 		set_reg(port, r->lock, r->lock_bit);
 		top = firmware_stream(port, r, 1);
 		set_reg(port, r->tcr + 12, 0x1102); /* bypass, on either layout */
+		firmware_stream(port, r, 4);
+		set_reg(port, r->tcr + 16, r->translate | 0x102); /* both, which is neither */
 		dart = create(&cfg);
 		inst = dart_instance(dart);
 		assert_true(dart_is_locked(dart) && inst->exclusive);
@@ -799,6 +801,7 @@ static void a_locked_dart_sees_no_write_to_tcr_and_ttbr_but_invalidations(void *
 		shadow = shadow_of(dart, 1);
 		assert_int_equal(inst->ops->shadow_create(inst, 1, &none), -EBUSY);
 		assert_int_equal(inst->ops->shadow_create(inst, 2, &none), -EIO);
+		assert_int_equal(inst->ops->shadow_create(inst, 4, &none), -EIO);
 		assert_true(inst->ops->shadow_fits(inst, 1, shadow));
 		assert_false(inst->ops->shadow_fits(inst, 2, shadow));
 		assert_int_equal(shadow->ops->prepare(shadow, 0x20000000, page, K16), 0);
@@ -834,7 +837,48 @@ static void a_locked_dart_sees_no_write_to_tcr_and_ttbr_but_invalidations(void *
 		dart_destroy(dart);
 		for (unsigned j = 0; j < port->nr_log; j++)
 			assert_true(port->log[j].read || !is_context(r, port->log[j].offset));
-		assert_int_equal(pages_used(), 2);
+		assert_int_equal(pages_used(), 3);
+	}
+}
+
+static void a_locked_stream_is_walked_with_the_levels_that_firmware_chose(void **state)
+{
+	static const struct {
+		uint32_t params3, tcr;
+		unsigned entry;
+		uint64_t last;
+	} rows[] = {
+		{0x2a2a0200, 1, 16, BIT(36) - 1}, /* two tables where three would do */
+		{0x2a2a0200, 9, 0, BIT(42) - 1},
+		{0x24240200, 9, 0, BIT(36) - 1}, /* three where two would do */
+		{0x24240200, 1, 16, BIT(36) - 1},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct port *port = plain(&layouts[3]);
+		const struct dart_cfg cfg = config(port, DART_T8110);
+		const struct instance *inst;
+		uint8_t *page = page_get();
+		struct shadow *shadow;
+		struct dart *dart;
+		uint64_t *top;
+
+		set_reg(port, 0x08, rows[i].params3);
+		set_reg(port, 0x200, 1);
+		top = firmware_stream(port, &layouts[3], 5);
+		top[8] = 0;
+		set_reg(port, 0x1014, rows[i].tcr);
+		dart = create(&cfg);
+		inst = dart_instance(dart);
+		assert_int_equal(inst->nr_apertures, 1);
+		assert_int_equal(inst->apertures[0].last, rows[i].last);
+		shadow = shadow_of(dart, 5);
+		assert_int_equal(shadow->ops->prepare(shadow, 0x20000000, page, K16), 0);
+		for (unsigned j = 0; j < 32; j++)
+			assert_int_equal(!!top[j], j == rows[i].entry);
+		destroy_shadow(shadow);
+		dart_destroy(dart);
 	}
 }
 
@@ -1013,35 +1057,55 @@ static void apertures_leave_out_what_is_reserved_and_are_whole_pages(void **stat
 
 static void of_too_many_apertures_the_smallest_are_given_up(void **state)
 {
-	struct dart_region direct[40];
+	struct dart_region direct[41];
 	struct port *port = plain(&layouts[0]);
 	struct dart_cfg cfg = config(port, DART_T8103);
 	const struct instance *inst;
 	struct dart *dart;
+	uint64_t next = 0;
+	unsigned nr = 0;
 
 	(void)state;
-	/* Before region i are i pages, but before the last a lot. */
-	for (unsigned i = 0; i < ARRAY_SIZE(direct); i++)
-		direct[i] = (struct dart_region){
-			.iova = i ? direct[i - 1].iova + (uint64_t)(i + 1) * K16 : 0,
-			.pa = RAM_BASE,
-			.len = K16,
-			.prot = RW,
-		};
+	/* Before them lie 1 to 41 pages, in no order; behind the last, the lot. */
+	for (unsigned i = 0; i < ARRAY_SIZE(direct); i++) {
+		next += (i * 17 % 41 + 1) * K16;
+		direct[i] = (struct dart_region){next, RAM_BASE, K16, RW};
+		next += K16;
+	}
 	cfg.direct = direct;
 	cfg.nr_direct = ARRAY_SIZE(direct);
 	dart = create(&cfg);
 	inst = dart_instance(dart);
 	assert_int_equal(inst->nr_apertures, INSTANCE_MAX_APERTURES);
-	for (unsigned i = 0; i < INSTANCE_MAX_APERTURES; i++) {
-		const struct dart_region *before =
-			&direct[ARRAY_SIZE(direct) - INSTANCE_MAX_APERTURES + i];
+	for (unsigned i = 0; i < ARRAY_SIZE(direct); i++) {
+		uint64_t pages = i * 17 % 41 + 1;
 
-		assert_int_equal(inst->apertures[i].start, before->iova + K16);
-		assert_int_equal(inst->apertures[i].last,
-				 i + 1 == INSTANCE_MAX_APERTURES ? UINT32_MAX : before[1].iova - 1);
+		if (pages < 41 - (INSTANCE_MAX_APERTURES - 2))
+			continue;
+		assert_int_equal(inst->apertures[nr].last, direct[i].iova - 1);
+		assert_int_equal(inst->apertures[nr].start, direct[i].iova - pages * K16);
+		nr++;
 	}
+	assert_int_equal(nr, INSTANCE_MAX_APERTURES - 1);
+	assert_int_equal(inst->apertures[nr].start, next);
+	assert_int_equal(inst->apertures[nr].last, UINT32_MAX);
 	dart_destroy(dart);
+}
+
+static void a_t8110_reaches_no_further_than_its_physical_address_width(void **state)
+{
+	static const struct dart_region direct = {0x4000, UINT64_C(0x1000000000), K16, RW};
+	struct port *port = plain(&layouts[3]);
+	struct dart_cfg cfg = config(port, DART_T8110);
+	struct dart *dart;
+	char error[160] = "";
+
+	(void)state;
+	cfg.direct = &direct;
+	cfg.nr_direct = 1;
+	assert_int_equal(dart_create(&cfg, &dart, error, sizeof(error)), -EINVAL);
+	set_reg(port, 0x08, 0x2a240100);
+	dart_destroy(create(&cfg));
 }
 
 static void bad_regions_and_apertures_are_refused_before_anything_is_written(void **state)
@@ -1112,9 +1176,9 @@ static void a_region_that_firmware_mapped_is_left_to_it(void **state)
 	assert_int_equal(top[16], 0);
 	dart_destroy(dart);
 
-	cfg.nr_direct = 3;
-	cfg.direct = direct;
+	cfg.direct = &direct[1];
 	assert_int_equal(dart_create(&cfg, &dart, error, sizeof(error)), -EINVAL);
+	assert_non_null(strstr(error, "0xfffc000"));
 	assert_int_equal(pages_used(), 1);
 }
 
@@ -1928,12 +1992,14 @@ int main(void)
 		TEST(a_stream_whose_invalidation_hangs_is_blocked_and_not_let_in_before_one_ended),
 		TEST(registers_that_do_not_take_what_is_written_are_an_error),
 		TEST(a_locked_dart_sees_no_write_to_tcr_and_ttbr_but_invalidations),
+		TEST(a_locked_stream_is_walked_with_the_levels_that_firmware_chose),
 		TEST(a_live_stream_whose_ttbr_takes_no_writes_is_as_good_as_locked),
 		TEST(what_is_no_such_dart_is_refused),
 		TEST(bypass_is_known_but_never_programmed),
 		TEST(a_first_invalidation_that_hangs_or_firmware_left_running_is_seen),
 		TEST(apertures_leave_out_what_is_reserved_and_are_whole_pages),
 		TEST(of_too_many_apertures_the_smallest_are_given_up),
+		TEST(a_t8110_reaches_no_further_than_its_physical_address_width),
 		TEST(bad_regions_and_apertures_are_refused_before_anything_is_written),
 		TEST(a_region_that_firmware_mapped_is_left_to_it),
 		TEST(a_remapped_stream_is_known_by_the_context_it_uses),
