@@ -267,7 +267,7 @@ static int page_run(const struct dart_pt *pt, const void *hva, uint64_t len, uin
 	ret = mem->pa_of(pt->cfg.mem_ctx, hva, len, pa, &sum);
 	if (ret)
 		return -EFAULT;
-	if (!sum || !IS_ALIGNED(*pa, pt->page))
+	if (!IS_ALIGNED(*pa, pt->page))
 		return -EFAULT;
 	while (sum < pt->page) {
 		ret = mem->pa_of(pt->cfg.mem_ctx, (const char *)hva + sum, len - sum, &next,

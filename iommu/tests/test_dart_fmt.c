@@ -108,6 +108,7 @@ static const struct {
 	unsigned page_lg2, ias;
 	unsigned low[4]; /* lowest bit of: leaf, next, next, TTBR; 0: there is none */
 } splits[] = {
+	{&dart_fmt_1, 12, 30, {12, 21, 0, 0}},
 	{&dart_fmt_1, 12, 32, {12, 21, 0, 30}},
 	{&dart_fmt_1, 14, 36, {14, 25, 0, 0}},
 	{&dart_fmt_2, 14, 42, {14, 25, 36, 0}},
@@ -142,6 +143,9 @@ static void every_iova_bit_indexes_one_level(void **state)
 			}
 			assert_int_equal(where, bit >= splits[s].page_lg2);
 		}
+		/* Bits beyond the IOVA select no TTBR that is not in use. */
+		for (unsigned bit = geo.ias; bit < 64; bit++)
+			assert_true(dart_ttbr_index(&geo, BIT(bit)) < geo.nr_ttbrs);
 	}
 }
 
