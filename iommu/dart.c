@@ -422,8 +422,8 @@ static void dart_invalidate_start(struct instance *inst, const struct stream_set
 	}
 	if (!has_pending(dart))
 		return;
-	ret = wait_idle(
-		dart); /* one that was given up, if any: the registers are taken until then */
+	/* One that was given up, if any: until it ends the registers are taken. */
+	ret = wait_idle(dart);
 	if (ret)
 		give_up(dart, ret);
 	else
@@ -433,13 +433,10 @@ static void dart_invalidate_start(struct instance *inst, const struct stream_set
 static int dart_invalidate_wait(struct instance *inst)
 {
 	struct dart *dart = dart_of(inst);
-	int ret = 0;
+	int ret = dart->error; /* a start that was given up waits for nothing */
 
-	/* A start that was given up waits for nothing. */
-	if (!dart->error)
+	if (!ret)
 		ret = drain(dart);
-	if (dart->started && dart->error)
-		ret = dart->error;
 	dart->started = false;
 	dart->error = 0;
 	return ret;
