@@ -60,6 +60,7 @@ static const struct {
 	{&dart_fmt_2, 14, 0, -EINVAL, 0, 0, 0},
 	{&dart_fmt_2, 14, 64, -EINVAL, 0, 0, 0},
 	{&dart_fmt_2, 14, ~0u, -EINVAL, 0, 0, 0},
+	{&dart_fmt_1, 12, 94, -EINVAL, 0, 0, 0}, /* 64 bits more than one TTBR reaches */
 	{&dart_fmt_2, 12, 32, -EINVAL, 0, 0, 0}, /* no room for PA 13:12 */
 	{&dart_fmt_1, 13, 32, -EINVAL, 0, 0, 0},
 	{&dart_fmt_1, 16, 32, -EINVAL, 0, 0, 0},
