@@ -11,7 +11,6 @@
 #define PTE_START GENMASK(63, 52) /* first reachable unit of the page */
 #define PTE_END	  GENMASK(51, 40) /* last one, inclusive */
 
-#define ENTRY_LG2	 3
 #define WINDOW_UNITS_LG2 12 /* START and END count 4096ths of a page: 4 bytes of a 16 KiB one */
 #define WINDOW_PAGE_LG2	 14 /* the only page size whose unit is known */
 #define TTBRS_4K	 4 /* registers v1 layouts have; with 16 KiB pages one reaches all of the IOVA */
@@ -43,11 +42,6 @@ const struct dart_fmt dart_fmt_2 = {
 	.oas = 42,
 };
 
-static unsigned index_bits(const struct dart_geometry *geo)
-{
-	return geo->page_lg2 - ENTRY_LG2;
-}
-
 int dart_geometry_init(struct dart_geometry *geo, const struct dart_fmt *fmt, unsigned page_lg2,
 		       unsigned ias)
 {
@@ -72,31 +66,6 @@ int dart_geometry_init(struct dart_geometry *geo, const struct dart_fmt *fmt, un
 		return -EINVAL;
 	*geo = g;
 	return 0;
-}
-
-size_t dart_table_size(const struct dart_geometry *geo)
-{
-	return (size_t)1 << geo->page_lg2;
-}
-
-unsigned dart_table_entries(const struct dart_geometry *geo)
-{
-	return 1u << index_bits(geo);
-}
-
-unsigned dart_level_lg2(const struct dart_geometry *geo, unsigned level)
-{
-	return geo->page_lg2 + level * index_bits(geo);
-}
-
-unsigned dart_ttbr_index(const struct dart_geometry *geo, uint64_t iova)
-{
-	return (iova >> dart_level_lg2(geo, geo->levels)) & (geo->nr_ttbrs - 1);
-}
-
-unsigned dart_index(const struct dart_geometry *geo, unsigned level, uint64_t iova)
-{
-	return (iova >> dart_level_lg2(geo, level)) & (dart_table_entries(geo) - 1);
 }
 
 static int addr_pack(const struct dart_fmt *fmt, const struct dart_geometry *geo, uint64_t pa,
@@ -201,7 +170,7 @@ int dart_walk(const struct dart_fmt *fmt, const struct dart_geometry *geo, uint6
 		return -ERANGE;
 	for (;;) {
 		(*level)--;
-		if (!read(ctx, table + ((uint64_t)dart_index(geo, *level, iova) << ENTRY_LG2),
+		if (!read(ctx, table + ((uint64_t)dart_index(geo, *level, iova) << DART_ENTRY_LG2),
 			  &entry))
 			return -EIO;
 		if (*level == 0)

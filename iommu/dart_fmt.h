@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #define DART_MAX_LEVELS 3 /* tables below the TTBR */
+#define DART_ENTRY_LG2	3 /* log2 of the bytes of an entry */
 
 /* How entries of one PTE format are laid out. */
 struct dart_fmt {
@@ -62,16 +63,33 @@ int dart_geometry_init(struct dart_geometry *geo, const struct dart_fmt *fmt, un
 		       unsigned ias);
 
 /* dart_table_size - bytes of one table: one page; dart_table_entries - 8-byte entries in it */
-size_t dart_table_size(const struct dart_geometry *geo);
-unsigned dart_table_entries(const struct dart_geometry *geo);
+static inline size_t dart_table_size(const struct dart_geometry *geo)
+{
+	return (size_t)1 << geo->page_lg2;
+}
+
+static inline unsigned dart_table_entries(const struct dart_geometry *geo)
+{
+	return 1u << (geo->page_lg2 - DART_ENTRY_LG2);
+}
 
 /* dart_level_lg2 - log2 of the bytes that one entry of a table of @level covers (0: the page) */
-unsigned dart_level_lg2(const struct dart_geometry *geo, unsigned level);
+static inline unsigned dart_level_lg2(const struct dart_geometry *geo, unsigned level)
+{
+	return geo->page_lg2 + level * (geo->page_lg2 - DART_ENTRY_LG2);
+}
 
 /* dart_ttbr_index - which TTBR @iova uses */
-unsigned dart_ttbr_index(const struct dart_geometry *geo, uint64_t iova);
+static inline unsigned dart_ttbr_index(const struct dart_geometry *geo, uint64_t iova)
+{
+	return (unsigned)(iova >> dart_level_lg2(geo, geo->levels)) & (geo->nr_ttbrs - 1);
+}
+
 /* dart_index - index into the table of @level: levels - 1 is below the TTBR, 0 holds leaves */
-unsigned dart_index(const struct dart_geometry *geo, unsigned level, uint64_t iova);
+static inline unsigned dart_index(const struct dart_geometry *geo, unsigned level, uint64_t iova)
+{
+	return (unsigned)(iova >> dart_level_lg2(geo, level)) & (dart_table_entries(geo) - 1);
+}
 
 /**
  * dart_leaf_pack - the entry for a leaf

@@ -11,6 +11,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "entries are stored as the CPU has them");
 
 #define MAX_TTBRS 4
+#define RW	  (PROT_DEV_READ | PROT_DEV_WRITE)
 
 /*
  * A table whose entries name tables, with where the CPU finds each of those. An entry that is not 0
@@ -28,7 +29,8 @@ struct dart_pt {
 	struct dart_pt_cfg cfg; /* direct is ours, ascending */
 	struct dir *top[MAX_TTBRS];
 	uint64_t top_pa[MAX_TTBRS];
-	uint64_t page; /* bytes */
+	uint64_t leaf[RW + 1]; /* a whole page at address 0, by rights; 0: no such leaf */
+	uint64_t page;	       /* bytes */
 	uint64_t bytes;
 };
 
@@ -115,7 +117,7 @@ static int dir_create(const struct dart_pt *pt, unsigned level, uint64_t *entrie
 
 	if (geo->ias <= level_lg2)
 		nr = 1;
-	else if (geo->ias - level_lg2 < geo->page_lg2 - 3)
+	else if (geo->ias - level_lg2 < geo->page_lg2 - DART_ENTRY_LG2)
 		nr = 1u << (geo->ias - level_lg2);
 
 	dir = iommu_zalloc(sizeof(*dir) + nr * sizeof(dir->child[0]));
@@ -373,11 +375,13 @@ static int pt_prepare(struct shadow *shadow, uint64_t iova, void *hva, uint64_t 
 	return make_leaf_tables(pt, iova, len);
 }
 
-static int whole_page_pack(const struct dart_pt *pt, uint64_t pa, unsigned prot, uint64_t *pte)
+/* The entry for a whole page at @pa, which is aligned and not too wide. */
+static int whole_page(const struct dart_pt *pt, uint64_t pa, unsigned prot, uint64_t *pte)
 {
-	const struct dart_leaf leaf = {.pa = pa, .prot = prot, .first = 0, .last = pt->page - 1};
-
-	return dart_leaf_pack(pt->cfg.fmt, &pt->cfg.geo, &leaf, pte);
+	if (prot > RW || !pt->leaf[prot])
+		return -EINVAL;
+	*pte = pt->leaf[prot] | pa >> pt->cfg.fmt->addr_shift;
+	return 0;
 }
 
 static int pt_map(struct shadow *shadow, uint64_t iova, void *hva, uint64_t len, unsigned prot)
@@ -394,7 +398,7 @@ static int pt_map(struct shadow *shadow, uint64_t iova, void *hva, uint64_t len,
 	for (uint64_t at = 0; at < len; at += run) {
 		ret = page_run(pt, (char *)hva + at, len - at, &pa, &run);
 		if (!ret)
-			ret = whole_page_pack(pt, pa, prot, &pte);
+			ret = whole_page(pt, pa, prot, &pte);
 		if (!ret)
 			ret = set_run(pt, iova + at, run, pte);
 		if (ret) { /* only without prepare() */
@@ -545,7 +549,7 @@ static int install_direct(struct dart_pt *pt)
 		const struct dart_region *r = &pt->cfg.direct[i];
 
 		if (check_range(pt, r->iova, r->len) || r->iova < end ||
-		    whole_page_pack(pt, r->pa, r->prot, &pte) ||
+		    !IS_ALIGNED(r->pa, pt->page) || whole_page(pt, r->pa, r->prot, &pte) ||
 		    add_overflows(r->pa, r->len - 1, &last) || last >> pt->cfg.geo.oas)
 			return -EINVAL;
 		end = r->iova + r->len;
@@ -612,6 +616,13 @@ int dart_pt_create(const struct dart_pt_cfg *cfg, struct dart_pt **out)
 	pt->shadow.granule = pt->page;
 	pt->shadow.can_replace = true;
 	pt->shadow.can_window = cfg->can_window && geo->page_lg2 == 14;
+	for (unsigned prot = 1; prot <= RW; prot++) {
+		const struct dart_leaf leaf = {.prot = prot, .last = (unsigned)pt->page - 1};
+
+		ret = dart_leaf_pack(cfg->fmt, geo, &leaf, &pt->leaf[prot]);
+		if (ret)
+			goto err_free;
+	}
 	ret = sort_regions(cfg->direct, cfg->nr_direct, &direct);
 	if (ret)
 		goto err_free;
