@@ -983,10 +983,10 @@ static int keep_direct(struct stream_state *stream, const struct iova_range *fir
 			inside |= r->iova >= firmware[j].start && last <= firmware[j].last;
 			outside &= last < firmware[j].start || r->iova > firmware[j].last;
 		}
-		if (!inside && !outside)
+		if ((!inside && !outside) || last >> stream->geo.ias)
 			return fail(-EINVAL, error, error_len,
 				    "%s: direct region at %#" PRIx64
-				    " lies partly in what firmware mapped",
+				    " lies partly in what firmware mapped, or beyond its table",
 				    dart->cfg.name, r->iova);
 		if (outside)
 			stream->direct[stream->nr_direct++] = *r;

@@ -7,6 +7,9 @@
 #include "iommu/tests/check.h"
 
 #include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -880,6 +883,26 @@ static void a_locked_stream_is_walked_with_the_levels_that_firmware_chose(void *
 		destroy_shadow(shadow);
 		dart_destroy(dart);
 	}
+}
+
+static void a_region_beyond_a_locked_table_is_refused(void **state)
+{
+	static const struct dart_region direct = {BIT(36), RAM_BASE, K16, RW};
+	struct port *port = plain(&layouts[3]);
+	struct dart_cfg cfg = config(port, DART_T8110);
+	struct dart *dart = NULL;
+	char error[160] = "";
+
+	(void)state;
+	cfg.direct = &direct;
+	cfg.nr_direct = 1;
+	set_reg(port, 0x08, 0x2a2a0200);
+	set_reg(port, 0x200, 1);
+	firmware_stream(port, &layouts[3], 5);
+	assert_int_equal(dart_create(&cfg, &dart, error, sizeof(error)), -EINVAL);
+	assert_non_null(strstr(error, "0x1000000000"));
+	set_reg(port, 0x1014, 9);
+	dart_destroy(create(&cfg));
 }
 
 static void a_live_stream_whose_ttbr_takes_no_writes_is_as_good_as_locked(void **state)
@@ -1800,6 +1823,110 @@ static void a_fault_is_reported_once_with_stream_address_reason_and_direction(vo
 	}
 }
 
+/* Registers without a log, for several threads. */
+struct shared {
+	struct dart *dart;
+	struct dart_model *model;
+	atomic_uint nr_faults, nr_seen;
+	atomic_bool stop;
+	pthread_mutex_t lock;
+	uint64_t iova[100];
+};
+
+static uint32_t shared_read(void *ctx, uint32_t offset)
+{
+	struct shared *sh = ctx;
+	uint32_t value = dart_model_read(sh->model, offset);
+
+	/* Who has seen a fault lets the other see it too, if it may. */
+	if (offset == 0x100 && value & 0x80000000) {
+		unsigned seen = ++sh->nr_seen;
+
+		for (unsigned i = 0; i < 100 && atomic_load(&sh->nr_seen) == seen; i++)
+			sched_yield();
+	}
+	return value;
+}
+
+static void shared_write(void *ctx, uint32_t offset, uint32_t value)
+{
+	dart_model_write(((struct shared *)ctx)->model, offset, value);
+}
+
+static uint64_t shared_now(void *ctx)
+{
+	(void)ctx;
+	return 0;
+}
+
+static void shared_fault(void *ctx, struct dart *dart, const struct dart_fault *fault)
+{
+	struct shared *sh = ctx;
+	unsigned nr;
+
+	(void)dart;
+	pthread_mutex_lock(&sh->lock);
+	nr = atomic_load(&sh->nr_faults);
+	if (nr < ARRAY_SIZE(sh->iova))
+		sh->iova[nr] = fault->iova;
+	atomic_store(&sh->nr_faults, nr + 1);
+	pthread_mutex_unlock(&sh->lock);
+}
+
+static void *take_interrupts(void *ctx)
+{
+	struct shared *sh = ctx;
+
+	while (!atomic_load(&sh->stop)) {
+		dart_irq(sh->dart);
+		sched_yield();
+	}
+	return NULL;
+}
+
+static void several_threads_may_take_interrupts_and_each_fault_is_reported_once(void **state)
+{
+	static const struct dart_host_ops ops = {
+		.read = shared_read,
+		.write = shared_write,
+		.now_ns = shared_now,
+		.mem = {host_table_alloc, host_table_free, host_table_map, host_pa_of},
+	};
+	const struct sample *s = &samples[4];
+	struct port *port = modelled(0, s);
+	struct shared sh = {.model = port->model, .lock = PTHREAD_MUTEX_INITIALIZER};
+	struct dart_cfg cfg = config(port, s->kind);
+	struct shadow *shadow;
+	pthread_t threads[2];
+
+	(void)state;
+	cfg.host = &ops;
+	cfg.host_ctx = &sh;
+	cfg.fault = shared_fault;
+	cfg.fault_ctx = &sh;
+	sh.dart = create(&cfg);
+	shadow = shadow_of(sh.dart, s->sid);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, take_interrupts, &sh), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(sh.iova); i++) {
+		/* The rest of the driver goes on meanwhile. */
+		assert_int_equal(enable(sh.dart, s->sid, shadow), 0);
+		assert_int_equal(dma_write(port, s->sid, i * UINT64_C(8), 1), -EFAULT);
+		assert_int_equal(invalidate(sh.dart, s->sid), 0);
+		while (atomic_load(&sh.nr_faults) <= i)
+			sched_yield();
+	}
+	atomic_store(&sh.stop, true);
+	for (unsigned i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(atomic_load(&sh.nr_faults), ARRAY_SIZE(sh.iova));
+	for (unsigned i = 0; i < ARRAY_SIZE(sh.iova); i++)
+		assert_int_equal(sh.iova[i], i * 8);
+	assert_int_equal(disable(sh.dart, s->sid), 0);
+	destroy_shadow(shadow);
+	dart_destroy(sh.dart);
+}
+
 static void a_direct_region_is_reached_as_soon_as_the_stream_is_let_in(void **state)
 {
 	(void)state;
@@ -1993,6 +2120,7 @@ int main(void)
 		TEST(registers_that_do_not_take_what_is_written_are_an_error),
 		TEST(a_locked_dart_sees_no_write_to_tcr_and_ttbr_but_invalidations),
 		TEST(a_locked_stream_is_walked_with_the_levels_that_firmware_chose),
+		TEST(a_region_beyond_a_locked_table_is_refused),
 		TEST(a_live_stream_whose_ttbr_takes_no_writes_is_as_good_as_locked),
 		TEST(what_is_no_such_dart_is_refused),
 		TEST(bypass_is_known_but_never_programmed),
@@ -2015,6 +2143,7 @@ int main(void)
 		TEST(a_hanging_invalidation_is_reported_and_a_stream_enabled_by_it_is_blocked),
 		TEST(windows_bound_a_page_where_they_are_asked_for),
 		TEST(a_fault_is_reported_once_with_stream_address_reason_and_direction),
+		TEST(several_threads_may_take_interrupts_and_each_fault_is_reported_once),
 		TEST(a_direct_region_is_reached_as_soon_as_the_stream_is_let_in),
 		TEST(a_locked_stream_keeps_what_firmware_mapped_and_gets_the_rest),
 		TEST(locked_streams_that_firmware_let_share_a_table_share_its_shadow),
