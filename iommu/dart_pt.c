@@ -703,7 +703,7 @@ unsigned dart_pt_firmware_ranges(const struct dart_pt *pt, struct iova_range *ou
 	const struct dir *dir = pt->top[0];
 	bool before = false;
 
-	for (unsigned i = 0; dir->adopted && i < dir->nr; i++) {
+	for (unsigned i = 0; i < dir->nr; i++) {
 		uint64_t start = (uint64_t)i << dart_level_lg2(&pt->cfg.geo, level);
 		uint64_t end =
 			MIN(start + BIT(dart_level_lg2(&pt->cfg.geo, level)), BIT(pt->cfg.geo.ias));

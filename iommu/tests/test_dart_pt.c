@@ -606,6 +606,7 @@ static void what_cannot_be_mapped_is_refused_by_prepare(void **state)
 		assert_mapped(fx, 0x100000, 0, 2 * fx->page, RW);
 		/* No right at all is no mapping. */
 		assert_int_equal(map_op(fx->sh, 0x200000, hva(fx, 0), fx->page, 0), -EINVAL);
+		assert_int_equal(map_op(fx->sh, 0x200000, hva(fx, 0), fx->page, RW + 1), -EINVAL);
 		assert_hole(fx, 0x200000, fx->page);
 		destroy(fx);
 	}
@@ -1047,7 +1048,7 @@ static void a_firmware_range_ends_with_the_iova_space(void **state)
 		choose(fx, &kinds[5]);
 		fx->cfg.geo.ias = ias;
 		memset(top, 0, SLOT);
-		top[0] = top[1] = 0x1001;
+		top[0] = top[2] = 0x1001; /* no IOVA reaches the second */
 		fx->mem.used[FW_SLOT] = true;
 		fx->mem.firmware_top = fx->cfg.adopt = TABLES_PA + FW_SLOT * SLOT;
 		create(fx);
@@ -1056,6 +1057,15 @@ static void a_firmware_range_ends_with_the_iova_space(void **state)
 		assert_int_equal(r.last, BIT(ias) - 1);
 		destroy(fx);
 	}
+
+	/* 32 bits reach 128 entries of a table. */
+	adopt(fx, &kinds[0]);
+	top[128] = 0x1001;
+	create(fx);
+	assert_int_equal(dart_pt_firmware_ranges(fx->pt, NULL, 0), 3);
+	top[127] = 0x1001;
+	assert_int_equal(dart_pt_firmware_ranges(fx->pt, NULL, 0), 4);
+	destroy(fx);
 }
 
 /* Judged when the DART is told to forget: nothing of ours is in the table, nothing in our leaves,
