@@ -223,3 +223,26 @@ void frame_queue_drop(struct frame_queue *queue, struct frame *frame)
 	frame->slot[0] = 0;
 	frame->slot[1] = 0;
 }
+
+/* The front of "rings" is kept in order of use; behind it nothing is. */
+#define RING_FRONT 32
+
+static void list_place(struct frame_list *list, size_t pos, struct frame *frame)
+{
+	list->v[pos] = frame;
+	frame->pos = (uint32_t)pos;
+}
+
+void frame_to_front(struct frame_table *table, struct frame *frame)
+{
+	struct frame_list *rings = &table->rings;
+	size_t pos = frame->pos;
+
+	if (pos >= RING_FRONT) {
+		list_place(rings, pos, rings->v[RING_FRONT - 1]);
+		pos = RING_FRONT - 1;
+	}
+	for (; pos; pos--)
+		list_place(rings, pos, rings->v[pos - 1]);
+	list_place(rings, 0, frame);
+}

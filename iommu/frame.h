@@ -106,4 +106,8 @@ void frame_queue_drop(struct frame_queue *queue, struct frame *frame);
 /* frame_queue_next - the one after @frame, NULL: the last */
 struct frame *frame_queue_next(const struct frame *frame);
 
+/* frame_to_front - a frame of "rings" is likely to be wanted again soon: let it stand before those
+ * that have not been for longer. Moves a bounded number of others by one place. */
+void frame_to_front(struct frame_table *table, struct frame *frame);
+
 #endif

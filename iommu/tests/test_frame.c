@@ -81,6 +81,28 @@ static void an_exposed_frame_stands_in_no_list_until_it_bounces(void **state)
 	assert_ptr_equal(frame->page, guest + 0x4000);
 }
 
+static void frames_used_last_stand_in_front(void **state)
+{
+	enum { NR = 100 };
+	struct frame_table *table = *state;
+	struct frame *frame[NR];
+
+	for (unsigned i = 0; i < NR; i++) {
+		frame[i] = frame_add(table, i, FRAME_BOUNCE, guest);
+		frame[i]->slot[0] = (frame_slot)guest | 3;
+		frame_relist(table, frame[i]);
+	}
+	for (unsigned n = 1; n <= 300; n++) {
+		frame_to_front(table, frame[n * 37 % NR]);
+		/* the last ones, in order of use */
+		for (unsigned back = 0; back < MIN(n, 20u); back++)
+			assert_ptr_equal(table->rings.v[back], frame[(n - back) * 37 % NR]);
+		assert_int_equal(table->rings.nr, NR);
+		for (unsigned i = 0; i < NR; i++)
+			assert_ptr_equal(table->rings.v[frame[i]->pos], frame[i]);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -91,6 +113,7 @@ int main(void)
 						four_slots, fini),
 		cmocka_unit_test_setup_teardown(an_exposed_frame_stands_in_no_list_until_it_bounces,
 						four_slots, fini),
+		cmocka_unit_test_setup_teardown(frames_used_last_stand_in_front, four_slots, fini),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
