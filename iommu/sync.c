@@ -8,7 +8,8 @@
 #include "iommu/base.h"
 #include "iommu/pool.h"
 
-#define LINE_WORDS 8 /* 64 bytes */
+#define LINE	   64 /* bytes */
+#define LINE_WORDS (LINE / 8)
 
 /* Collects until two agree, at most; a device that never pauses is then taken as it is: each slot
  * is still right for a valid flag written last, only slots among each other are no snapshot. */
@@ -21,9 +22,18 @@ struct sync_line {
 	uint64_t data[LINE_WORDS];
 };
 
+/* Ring frames that one sync moves to the front, at most. */
+#define TOUCHED 8
+
 struct sync_lines {
 	struct sync_line *v;
 	size_t nr;
+	/* Where the last changed slot stands: frame of "rings", slot. */
+	size_t last_frame;
+	unsigned last_slot;
+	/* The last TOUCHED frames with changed slots, as a ring. */
+	struct frame *touched[TOUCHED];
+	size_t nr_touched; /* all of them */
 };
 
 struct sync_scratch {
@@ -90,20 +100,34 @@ static inline uint64_t differing_bytes(uint64_t a, uint64_t b)
 	return (high >> 7) * 0xff;
 }
 
-/* Bring the bytes in which @new differs from *@twin into *@dst and *@twin. Return: how many. */
+/* How many bytes a mask of whole bytes has. */
+static inline unsigned nr_bytes(uint64_t mask)
+{
+	return (unsigned)(((mask & UINT64_C(0x0101010101010101)) * UINT64_C(0x0101010101010101)) >>
+			  56);
+}
+
+/* The @mask bytes turn from @old to @new where the other side has written @cur. */
+static inline void count_conflicts(uint64_t mask, uint64_t cur, uint64_t old, uint64_t new,
+				   struct mediator_stats *stats)
+{
+	if (cur != old)
+		stats->conflicts +=
+			nr_bytes(mask & differing_bytes(cur, old) & differing_bytes(cur, new));
+}
+
+/* Bring the bytes in which @new differs from @*twin into *@dst and *@twin. Return: how many. */
 static inline unsigned merge_word(uint64_t *dst, uint64_t *twin, uint64_t new,
 				  struct mediator_stats *stats)
 {
 	uint64_t old = *twin;
-	uint64_t mask, cur, conflict;
+	uint64_t mask, cur;
 
 	if (new == old)
 		return 0;
 	mask = differing_bytes(new, old);
 	cur = __atomic_load_n(dst, __ATOMIC_RELAXED);
-	conflict = mask & differing_bytes(cur, old) & differing_bytes(cur, new);
-	if (conflict)
-		stats->conflicts += (unsigned)__builtin_popcountll(conflict) / 8;
+	count_conflicts(mask, cur, old, new, stats);
 	if (mask == UINT64_MAX) {
 		__atomic_store_n(dst, new, __ATOMIC_RELEASE);
 	} else {
@@ -112,7 +136,7 @@ static inline unsigned merge_word(uint64_t *dst, uint64_t *twin, uint64_t new,
 			;
 	}
 	*twin = new;
-	return (unsigned)__builtin_popcountll(mask) / 8;
+	return nr_bytes(mask);
 }
 
 static uint64_t *words(const uint8_t *p)
@@ -123,8 +147,8 @@ static uint64_t *words(const uint8_t *p)
 /* ---- bulk: memory that the other side may be writing at this moment ---- */
 
 #ifdef __SANITIZE_THREAD__
-/* What the library's copies do on every machine we run on, word by word, said so that the race
- * detector knows that it is meant. */
+/* What the library's copies and vectors do on every machine we run on, word by word, said so that
+ * the race detector knows that it is meant. */
 static bool differs(const uint8_t *a, const uint8_t *b, size_t len)
 {
 	for (size_t i = 0; i < len / 8; i++) {
@@ -132,6 +156,20 @@ static bool differs(const uint8_t *a, const uint8_t *b, size_t len)
 			return true;
 	}
 	return false;
+}
+
+static bool line_differs(const uint64_t *a, const uint64_t *b)
+{
+	return differs((const uint8_t *)a, (const uint8_t *)b, LINE);
+}
+
+static unsigned store_new_lines(uint64_t *dst, const uint64_t *twin, const uint64_t *src,
+				unsigned nr, uint8_t *left)
+{
+	(void)dst, (void)twin, (void)src;
+	for (unsigned n = 0; n < nr; n++)
+		left[n] = (uint8_t)n;
+	return nr;
 }
 
 static void fill_both(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len)
@@ -160,6 +198,76 @@ static inline bool differs(const uint8_t *a, const uint8_t *b, size_t len)
 	return memcmp(a, b, len) != 0;
 }
 
+/* Some bytes at once; the compiler makes of them what the machine has. */
+#define VEC 32
+typedef uint8_t vec __attribute__((vector_size(VEC), may_alias));
+typedef uint64_t vec64 __attribute__((vector_size(VEC), may_alias));
+
+#define any(v)		((((vec64)(v))[0] | ((vec64)(v))[1] | ((vec64)(v))[2] | ((vec64)(v))[3]) != 0)
+#define vec_at(p, byte) (*(volatile vec *)((uintptr_t)(p) + (byte)))
+
+static inline bool line_differs(const uint64_t *a, const uint64_t *b)
+{
+	vec low = vec_at(a, 0) ^ vec_at(b, 0);
+	vec high = vec_at(a, VEC) ^ vec_at(b, VEC);
+
+	return any(low | high);
+}
+
+/*
+ * Of @nr lines, store those of which each byte has changed in @src, and where nobody has written
+ * what is at @dst. @left gets the numbers of the others. Return: how many these are.
+ * No branch in here depends on the data: there is no telling what a device writes, and a
+ * mispredicted branch costs as much as the rest of a line.
+ */
+#define DEFINE_NEW_LINES(name, any)                                                                \
+	static unsigned name(uint64_t *dst, const uint64_t *twin, const uint64_t *src,             \
+			     unsigned nr, uint8_t *left)                                           \
+	{                                                                                          \
+		uint8_t nowhere[LINE] __attribute__((aligned(LINE)));                              \
+		unsigned nr_left = 0;                                                              \
+                                                                                                   \
+		for (unsigned n = 0; n < nr; n++) {                                                \
+			size_t low = n * LINE, high = low + VEC;                                   \
+			vec new_low = vec_at(src, low), new_high = vec_at(src, high);              \
+			vec old_low = vec_at(twin, low), old_high = vec_at(twin, high);            \
+			vec foreign = vec_at(dst, low) ^ old_low;                                  \
+			vec same = (vec)(new_low == old_low);                                      \
+			uint8_t *to = (uint8_t *)dst + low;                                        \
+			bool part;                                                                 \
+                                                                                                   \
+			foreign |= vec_at(dst, high) ^ old_high;                                   \
+			same |= (vec)(new_high == old_high);                                       \
+			part = any(same | foreign);                                                \
+			to = part ? nowhere : to;                                                  \
+			vec_at(to, 0) = new_low;                                                   \
+			vec_at(to, VEC) = new_high;                                                \
+			left[nr_left] = (uint8_t)n;                                                \
+			nr_left += part;                                                           \
+		}                                                                                  \
+		return nr_left;                                                                    \
+	}
+
+DEFINE_NEW_LINES(new_lines, any)
+#ifdef __x86_64__
+typedef long long vec_x86 __attribute__((vector_size(VEC), may_alias));
+#define any_avx2(v) (!__builtin_ia32_ptestz256((vec_x86)(v), (vec_x86)(v)))
+#pragma GCC push_options
+#pragma GCC target("avx2")
+DEFINE_NEW_LINES(new_lines_avx2, any_avx2)
+#pragma GCC pop_options
+#endif
+
+static unsigned store_new_lines(uint64_t *dst, const uint64_t *twin, const uint64_t *src,
+				unsigned nr, uint8_t *left)
+{
+#ifdef __x86_64__
+	if (__builtin_cpu_supports("avx2"))
+		return new_lines_avx2(dst, twin, src, nr, left);
+#endif
+	return new_lines(dst, twin, src, nr, left);
+}
+
 static inline void fill_both(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len)
 {
 	memcpy(bounce, guest, len);
@@ -185,9 +293,13 @@ static uint64_t merge_slot(uint8_t *dst, uint8_t *twin, const uint8_t *src, size
 
 	if (!differs(src, twin, len))
 		return 0;
-	for (size_t i = 0; i < len / 8; i++)
-		bytes += merge_word(words(dst) + i, words(twin) + i, load_word(words(src) + i),
-				    stats);
+	for (size_t n = 0; n < len / 8; n += LINE_WORDS) {
+		if (!line_differs(words(src) + n, words(twin) + n))
+			continue;
+		for (size_t i = n; i < n + LINE_WORDS; i++)
+			bytes += merge_word(words(dst) + i, words(twin) + i,
+					    load_word(words(src) + i), stats);
+	}
 	return bytes;
 }
 
@@ -216,26 +328,106 @@ void sync_fill(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len,
 	stats->bytes_to_device += len;
 }
 
-void sync_collect(const uint8_t *bounce, uint8_t *twin, uint8_t *guest, size_t len,
-		  struct mediator_stats *stats)
+/*
+ * The changed bytes of a word, one by one: a word that is not read before the request has been
+ * answered may be torn, and this is many times faster than a locked compare-and-swap. The bytes
+ * that stay are stored too, where they harm nobody: a branch that cannot be foretold costs more.
+ */
+static inline void store_bytes(uint64_t *dst, uint64_t new, uint64_t mask)
 {
-	dma_barrier();
-	stats->bytes_to_guest += merge_slot(guest, twin, bounce, len, stats);
+	uint8_t nobody;
+
+#pragma GCC unroll 8
+	for (unsigned i = 0; i < 8; i++) {
+		uint8_t *to = mask & (UINT64_C(0xff) << (8 * i)) ? (uint8_t *)dst + i : &nobody;
+
+		__atomic_store_n(to, (uint8_t)(new >> (8 * i)), __ATOMIC_RELAXED);
+	}
 }
 
-/* ---- a slot whose frame changes its class ---- */
+/* Has a word a byte that is zero? */
+static inline bool has_zero_byte(uint64_t v)
+{
+	return ((v - UINT64_C(0x0101010101010101)) & ~v & UINT64_C(0x8080808080808080)) != 0;
+}
+
+/* A line of which some bytes have changed, or where both sides have written. Return: bytes stored.
+ */
+static unsigned collect_line(uint64_t *dst, const uint64_t *twin, const uint64_t *src,
+			     struct mediator_stats *stats)
+{
+	uint64_t word[LINE_WORDS], nowhere;
+	uint8_t left[LINE_WORDS];
+	unsigned nr_left = 0, bytes;
+
+	/* Whole words first, without a branch, for the reason given above. */
+#pragma GCC unroll 8
+	for (unsigned i = 0; i < LINE_WORDS; i++) {
+		uint64_t old = twin[i];
+		bool part;
+
+		word[i] = load_word(src + i);
+		part = has_zero_byte(word[i] ^ old) | (load_word(dst + i) != old);
+		__atomic_store_n(part ? &nowhere : dst + i, word[i], __ATOMIC_RELAXED);
+		left[nr_left] = (uint8_t)i;
+		nr_left += part;
+	}
+	bytes = (LINE_WORDS - nr_left) * 8;
+	for (unsigned n = 0; n < nr_left; n++) {
+		unsigned i = left[n];
+		uint64_t mask = differing_bytes(word[i], twin[i]);
+
+		bytes += nr_bytes(mask);
+		count_conflicts(mask, load_word(dst + i), twin[i], word[i], stats);
+		store_bytes(dst + i, word[i], mask);
+	}
+	return bytes;
+}
+
+/* Lines looked at in one go. */
+#define COLLECT_LINES 64
+
+void sync_collect_last(const uint8_t *bounce, const uint8_t *twin, uint8_t *guest, size_t len,
+		       struct mediator_stats *stats)
+{
+	uint64_t bytes = 0;
+
+	dma_barrier();
+	for (size_t done = 0; done < len; done += COLLECT_LINES * LINE) {
+		const uint64_t *src = words(bounce + done), *old = words(twin + done);
+		uint64_t *dst = words(guest + done);
+		uint8_t left[COLLECT_LINES];
+		unsigned nr = (unsigned)MIN((len - done) / LINE, COLLECT_LINES), nr_left;
+
+		if (!differs(bounce + done, twin + done, nr * LINE))
+			continue;
+		nr_left = store_new_lines(dst, old, src, nr, left);
+		bytes += (nr - nr_left) * LINE;
+		for (unsigned i = 0; i < nr_left; i++) {
+			size_t at = left[i] * LINE_WORDS;
+
+			if (line_differs(src + at, old + at))
+				bytes += collect_line(dst + at, old + at, src + at, stats);
+		}
+	}
+	stats->bytes_to_guest += bytes;
+	dma_barrier();
+}
+
+/* ---- a slot that lives on ---- */
 
 /*
  * A word of the side that was left behind says @from where the twin says @old: the bytes that
  * differ go to *dst, but only where *dst has not moved on from the twin itself.
- * The caller gives the twin its new value. Return: bytes moved.
+ * Return: bytes moved.
  */
-static unsigned catch_up_word(uint64_t *dst, uint64_t old, uint64_t from,
-			      struct mediator_stats *stats)
+static inline unsigned catch_up_word(uint64_t *dst, uint64_t *twin, uint64_t from,
+				     struct mediator_stats *stats)
 {
+	uint64_t old = *twin;
 	uint64_t changed = differing_bytes(from, old);
 	uint64_t cur = __atomic_load_n(dst, __ATOMIC_RELAXED);
-	uint64_t mask, newer;
+	uint64_t mask;
 
 	/* Also a word that changed whole: someone may write it between the look and the store, and
 	 * that is the newer one. */
@@ -245,18 +437,23 @@ static unsigned catch_up_word(uint64_t *dst, uint64_t old, uint64_t from,
 			break;
 	} while (!__atomic_compare_exchange_n(dst, &cur, (cur & ~mask) | (from & mask), true,
 					      __ATOMIC_RELEASE, __ATOMIC_RELAXED));
-	newer = changed & ~mask & differing_bytes(cur, from);
-	stats->conflicts += (unsigned)__builtin_popcountll(newer) / 8;
-	return (unsigned)__builtin_popcountll(mask) / 8;
+	count_conflicts(changed & ~mask, cur, old, from, stats);
+	*twin = from;
+	return nr_bytes(mask);
 }
 
-/* Words of which an order can be kept: read from the last to the first before any is written. */
-#define CATCH_UP_WORDS (0x10000 / 8)
+typedef unsigned (*word_fn)(uint64_t *dst, uint64_t *twin, uint64_t from,
+			    struct mediator_stats *stats);
 
-static uint64_t catch_up(uint8_t *dst, uint8_t *twin, const uint8_t *from, size_t len,
-			 struct mediator_stats *stats)
+/* Words among which an order is kept: read from the last to the first before any is written. */
+#define ORDERED_WORDS (0x10000 / 8)
+
+static inline __attribute__((always_inline)) uint64_t bring(uint8_t *dst, uint8_t *twin,
+							    const uint8_t *from, size_t len,
+							    word_fn word,
+							    struct mediator_stats *stats)
 {
-	uint64_t seen[CATCH_UP_WORDS];
+	uint64_t seen[ORDERED_WORDS];
 	uint64_t bytes = 0;
 
 	dma_barrier();
@@ -268,23 +465,26 @@ static uint64_t catch_up(uint8_t *dst, uint8_t *twin, const uint8_t *from, size_
 		for (size_t i = part / 8; i--;)
 			seen[i] = load_word(words(from + done) + i);
 		for (size_t i = 0; i < part / 8; i++) {
-			uint64_t *agreed = words(twin + done) + i;
-
-			if (seen[i] == *agreed)
-				continue;
-			bytes += catch_up_word(words(dst + done) + i, *agreed, seen[i], stats);
-			*agreed = seen[i];
+			if (seen[i] != words(twin + done)[i])
+				bytes += word(words(dst + done) + i, words(twin + done) + i,
+					      seen[i], stats);
 		}
 	}
 	dma_barrier();
 	return bytes;
 }
 
+void sync_collect(const uint8_t *bounce, uint8_t *twin, uint8_t *guest, size_t len,
+		  struct mediator_stats *stats)
+{
+	stats->bytes_to_guest += bring(guest, twin, bounce, len, merge_word, stats);
+}
+
 void sync_to_bounce(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len,
 		    struct mediator_stats *stats)
 {
 	if (twin) {
-		stats->bytes_to_device += catch_up(bounce, twin, guest, len, stats);
+		stats->bytes_to_device += bring(bounce, twin, guest, len, catch_up_word, stats);
 	} else {
 		dma_barrier();
 		stats->bytes_to_device += refresh_slot(bounce, guest, len);
@@ -296,13 +496,13 @@ void sync_to_direct(uint8_t *guest, uint8_t *twin, const uint8_t *bounce, size_t
 		    struct mediator_stats *stats)
 {
 	if (twin)
-		stats->bytes_to_guest += catch_up(guest, twin, bounce, len, stats);
+		stats->bytes_to_guest += bring(guest, twin, bounce, len, catch_up_word, stats);
 }
 
 /* ---- all slots of a domain ---- */
 
 struct sync_run {
-	const struct frame_table *table;
+	struct frame_table *table;
 	const struct pool *pool;
 	size_t granule;
 	enum sync_dir dir;
@@ -330,11 +530,13 @@ static bool collect_slot(const struct sync_run *run, struct sync_lines *lines, u
 
 	if (!differs(src, twin, run->granule))
 		return true;
-	for (size_t off = run->granule; off; off -= 8 * LINE_WORDS) {
+	for (size_t off = run->granule; off; off -= LINE) {
 		size_t first = off / 8 - LINE_WORDS;
 		struct sync_line *line;
 		bool changed = false;
 
+		if (!line_differs(words(src) + first, words(twin) + first))
+			continue;
 		if (lines->nr == run->cap)
 			return false;
 		line = &lines->v[lines->nr];
@@ -363,23 +565,52 @@ static void apply_lines(const struct sync_run *run, const struct sync_lines *lin
 	}
 }
 
-static bool collect_rings(const struct sync_run *run, struct sync_lines *lines)
+/* A place in the order in which rings are collected: all slots before it. */
+struct ring_pos {
+	size_t frame;
+	unsigned slot;
+};
+
+static void lines_clear(struct sync_lines *lines)
+{
+	lines->nr = 0;
+	lines->nr_touched = 0;
+}
+
+static struct ring_pos past_last(const struct sync_lines *lines)
+{
+	return (struct ring_pos){lines->last_frame, lines->last_slot + 1};
+}
+
+/* Add what has changed in the slots of [from, to). False when it does not fit. */
+static bool collect_rings(const struct sync_run *run, struct sync_lines *lines,
+			  struct ring_pos from, struct ring_pos to)
 {
 	const struct frame_list *rings = &run->table->rings;
+	unsigned s = from.slot;
 
-	lines->nr = 0;
-	for (size_t f = 0; f < rings->nr; f++) {
-		const struct frame *frame = rings->v[f];
+	for (size_t f = from.frame; f < rings->nr && f <= to.frame; f++, s = 0) {
+		struct frame *frame = rings->v[f];
+		unsigned end = f == to.frame ? to.slot : run->table->nr_slots;
+		size_t before = lines->nr;
 
-		for (unsigned s = 0; s < run->table->nr_slots; s++) {
+		for (; s < end; s++) {
+			size_t nr = lines->nr;
+
 			if ((frame->slot[s] & SLOT_RIGHTS) != SLOT_RIGHTS)
 				continue;
 			if (!collect_slot(run, lines, frame->page + s * run->granule,
 					  SLOT_HVA(frame->slot[s])))
 				return false;
+			if (lines->nr == nr)
+				continue;
+			lines->last_frame = f;
+			lines->last_slot = s;
 		}
+		if (lines->nr != before)
+			lines->touched[lines->nr_touched++ % TOUCHED] = frame;
 	}
-	/* Payload is looked at after this. */
+	/* What comes next is looked at after this. */
 	dma_barrier();
 	return true;
 }
@@ -390,29 +621,57 @@ static bool same_lines(const struct sync_lines *a, const struct sync_lines *b)
 }
 
 /*
- * A snapshot of all rings: nothing changed while it was taken, for two collects in a row agree.
+ * A snapshot of all rings, in one moment: when the last changed slot had been read.
+ *
+ * Let p be that slot. The slots behind p were found unchanged after the moment, so they were
+ * unchanged in it. Those up to p were read before it; they are read again, and if nothing is
+ * different, they had these values in it too. So only as many slots are read twice as stand before
+ * p, and frames that change are moved to the front: they usually change again.
+ *
+ * If something is different, the second look becomes the beginning of a new first one. It has to go
+ * on to the end of the list: what it has found may be younger than the look at the slots behind p,
+ * and imply changes there.
  * Return: the lines, or NULL when they do not fit.
  */
 static const struct sync_lines *snapshot_rings(const struct sync_run *run,
 					       struct sync_scratch *scratch)
 {
-	unsigned turn = 0;
+	const struct ring_pos begin = {0, 0}, end = {SIZE_MAX, 0};
+	struct sync_lines *now = &scratch->snapshot[0], *before = &scratch->snapshot[1];
 
-	if (!collect_rings(run, &scratch->snapshot[0]))
+	lines_clear(now);
+	if (!collect_rings(run, now, begin, end))
 		return NULL;
-	/* Nothing to apply needs no order; what comes from now on belongs to the next sync point.
-	 */
-	if (!scratch->snapshot[0].nr)
-		return &scratch->snapshot[0];
 	for (unsigned n = 1; n < COLLECT_LIMIT; n++) {
-		turn = !turn;
-		if (!collect_rings(run, &scratch->snapshot[turn]))
+		struct sync_lines *swap = before;
+		struct ring_pos p;
+
+		/* Nothing to apply needs no order; what comes from now on belongs to the next sync
+		 * point. */
+		if (!now->nr)
+			return now;
+		before = now;
+		now = swap;
+		p = past_last(before);
+		lines_clear(now);
+		if (!collect_rings(run, now, begin, p))
 			return NULL;
-		if (same_lines(&scratch->snapshot[0], &scratch->snapshot[1]))
-			return &scratch->snapshot[turn];
+		if (same_lines(before, now))
+			return now;
+		if (!collect_rings(run, now, p, end))
+			return NULL;
 	}
 	run->stats->unstable++;
-	return &scratch->snapshot[turn];
+	return now;
+}
+
+/* The frames that changed stand in front from now on, unless they all do already. */
+static void move_touched_to_front(const struct sync_run *run, const struct sync_lines *lines)
+{
+	if (!lines->nr || lines->last_frame < lines->nr_touched)
+		return;
+	for (size_t i = 0; i < MIN(lines->nr_touched, TOUCHED); i++)
+		frame_to_front(run->table, lines->touched[i]);
 }
 
 /* More has changed than the scratch holds: slot by slot, each in order. */
@@ -463,7 +722,7 @@ static void sync_payload(const struct sync_run *run, const struct frame_list *li
 	}
 }
 
-void sync_frames(const struct frame_table *table, const struct pool *pool, size_t granule,
+void sync_frames(struct frame_table *table, const struct pool *pool, size_t granule,
 		 enum sync_dir dir, enum sync_mode mode, struct sync_scratch *scratch,
 		 struct mediator_stats *stats)
 {
@@ -483,9 +742,11 @@ void sync_frames(const struct frame_table *table, const struct pool *pool, size_
 		sync_payload(&run, &table->rings);
 		sync_payload(&run, &table->others);
 	}
-	if (rings)
+	if (rings) {
 		apply_lines(&run, rings);
-	else
+		move_touched_to_front(&run, rings);
+	} else {
 		sync_rings_by_slot(&run, &scratch->snapshot[0]);
+	}
 	dma_barrier();
 }

@@ -12,8 +12,8 @@
  * Order: read-write slots (rings) are collected before write-only or read-only ones (payload), and
  * payload is applied before rings; inside a slot words are collected from the last to the first and
  * applied from the first to the last. So a valid flag that its writer sets last is never seen
- * before what it covers. The changed rings are collected until two collects agree (an atomic
- * snapshot).
+ * before what it covers. Rings are collected as an atomic snapshot: until those up to the last
+ * changed one are found the same twice.
  */
 #ifndef IOMMU_SYNC_H
 #define IOMMU_SYNC_H
@@ -46,9 +46,14 @@ void sync_scratch_destroy(struct sync_scratch *scratch);
 void sync_fill(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len,
 	       struct mediator_stats *stats);
 
-/* sync_collect - UNMAP: what the device changed in a writable slot -> guest page */
+/* sync_collect - what a device changed in a writable slot that lives on -> guest page, in order */
 void sync_collect(const uint8_t *bounce, uint8_t *twin, uint8_t *guest, size_t len,
 		  struct mediator_stats *stats);
+
+/* sync_collect_last - UNMAP: the same for a slot that nobody looks at before the request has been
+ * answered: faster, for fields may be torn and the twin is not brought up to date */
+void sync_collect_last(const uint8_t *bounce, const uint8_t *twin, uint8_t *guest, size_t len,
+		       struct mediator_stats *stats);
 
 /**
  * sync_to_bounce - a live frame changed from direct to bounce: bring what its slot missed
@@ -85,7 +90,7 @@ void sync_zero(uint8_t *bounce, size_t len);
  * @granule: bytes of a slot
  * @mode: SYNC_RINGS or SYNC_FULL
  */
-void sync_frames(const struct frame_table *table, const struct pool *pool, size_t granule,
+void sync_frames(struct frame_table *table, const struct pool *pool, size_t granule,
 		 enum sync_dir dir, enum sync_mode mode, struct sync_scratch *scratch,
 		 struct mediator_stats *stats);
 

@@ -17,6 +17,13 @@
 #define G 0x1000u
 #define H 0x4000u
 
+/* How often a race is run: enough to meet; fewer where each access is watched. */
+#ifdef __SANITIZE_THREAD__
+#define TIMES(n) ((n) / 50)
+#else
+#define TIMES(n) (n)
+#endif
+
 static uint8_t guest[8 * G] __attribute__((aligned(0x1000)));
 
 struct fixture {
@@ -33,7 +40,7 @@ static int setup_lines(void **state, size_t nr_lines)
 	memset(&fx, 0, sizeof(fx));
 	memset(guest, 0, sizeof(guest));
 	assert_int_equal(frame_table_init(&fx.table, H / G), 0);
-	assert_int_equal(pool_create(H, 64 * H, &fx.pool), 0);
+	assert_int_equal(pool_create(H, 128 * H, &fx.pool), 0);
 	assert_int_equal(sync_scratch_create(nr_lines, &fx.scratch), 0);
 	*state = &fx;
 	return 0;
@@ -230,6 +237,48 @@ static void unmap_collects_what_the_device_changed_and_no_more(void **state)
 	assert_int_equal(fx->stats.bytes_to_guest, 512);
 }
 
+/*
+ * Lines of every kind: untouched, rewritten whole, with some bytes that stay, with bytes that the
+ * other side has changed too; judged byte by byte.
+ */
+static void collecting_moves_exactly_the_bytes_that_changed(void **state)
+{
+	static uint8_t b[G], t[G], g[G], want[G];
+	unsigned seed = 1;
+
+	(void)state;
+	for (unsigned round = 0; round < 600; round++) {
+		struct mediator_stats stats = {0};
+		uint64_t bytes = 0, conflicts = 0;
+		size_t len = round % 3 ? G : 64 * (1 + round % 64);
+
+		for (unsigned i = 0; i < G; i++) {
+			unsigned line = i / 64 * 7 + round;
+
+			seed = seed * 1103515245 + 12345;
+			b[i] = t[i] = g[i] = want[i] = (uint8_t)(seed >> 16);
+			if (line % 4 == 1 || (line % 4 > 1 && (seed >> 24) % 32))
+				b[i]++;
+			if (line % 4 == 3 && !((seed >> 20) % 16))
+				g[i] = want[i] = (uint8_t)(seed >> 12);
+			if (b[i] == t[i] || i >= len)
+				continue;
+			want[i] = b[i];
+			bytes++;
+			conflicts += g[i] != t[i] && g[i] != b[i];
+		}
+		if (round % 2)
+			sync_collect_last(b, t, g, len, &stats);
+		else
+			sync_collect(b, t, g, len, &stats);
+		assert_memory_equal(g, want, G);
+		assert_int_equal(stats.bytes_to_guest, bytes);
+		assert_int_equal(stats.conflicts, conflicts);
+		if (round % 2 == 0)
+			assert_memory_equal(t, b, len);
+	}
+}
+
 /* ---- a live change of class ---- */
 
 struct byte_case {
@@ -331,7 +380,7 @@ static void a_read_only_slot_follows_the_guest_through_a_class_change(void **sta
  * each write. Whenever both pause, the last write of each side to each word must be there.
  */
 #define MOVER_WORDS 64u
-#define MOVES	    400u
+#define MOVES	    TIMES(400u)
 
 struct mover {
 	_Atomic(uint64_t *) target;    /* where the device's translation leads */
@@ -464,7 +513,7 @@ static void no_byte_is_lost_while_a_frame_changes_its_class(void **state)
 
 /* ---- two sides at once ---- */
 
-#define ROUNDS 100000u
+#define ROUNDS TIMES(100000u)
 
 struct racer {
 	uint64_t *word;
@@ -507,38 +556,45 @@ static void a_neighbours_concurrent_write_is_never_undone(void **state)
 	assert_null(undone);
 }
 
-/* The same, of the side that a class change brings up to date. */
+/* The same, of the last collect and of the side that a class change brings up to date. */
 static void catching_up_never_undoes_a_concurrent_write(void **state)
 {
-	static uint64_t ahead, twin, behind;
-	uint8_t *a = (uint8_t *)&ahead, *t = (uint8_t *)&twin, *b = (uint8_t *)&behind;
+	static uint64_t line_a[8], line_t[8], line_b[8];
+	uint64_t *ahead = &line_a[3], *behind = &line_b[3];
+	uint8_t *a = (uint8_t *)line_a, *t = (uint8_t *)line_t, *b = (uint8_t *)line_b;
 	struct mediator_stats stats = {0};
 
 	(void)state;
-	for (int to_bounce = 0; to_bounce < 2; to_bounce++) {
-		struct racer racer = {.word = &ahead};
+	for (int how = 0; how < 3; how++) {
+		struct racer racer = {.word = ahead};
 		unsigned met = 0;
 		uint32_t i;
 		pthread_t thread;
 		void *undone;
 
-		ahead = twin = behind = 0;
+		memset(line_a, 0, sizeof(line_a));
+		memset(line_t, 0, sizeof(line_t));
+		memset(line_b, 0, sizeof(line_b));
 		assert_int_equal(pthread_create(&thread, NULL, neighbour_writer, &racer), 0);
 		/* Until the two have met often enough; a machine of one CPU gives up some day. */
-		for (i = 1; i < 100 * ROUNDS && met < ROUNDS / 4; i++) {
-			uint64_t before = __atomic_load_n(&ahead, __ATOMIC_ACQUIRE) >> 32;
+		for (i = 1; i < 10 * ROUNDS && met < ROUNDS / 10; i++) {
+			uint64_t before = __atomic_load_n(ahead, __ATOMIC_ACQUIRE) >> 32;
 
-			__atomic_store_n((uint32_t *)&behind, i, __ATOMIC_RELEASE);
-			if (to_bounce)
-				sync_to_bounce(a, t, b, 8, &stats);
+			__atomic_store_n((uint32_t *)behind, i, __ATOMIC_RELEASE);
+			if (how == 0)
+				line_t[3] = ~(uint64_t)i << 32 >> 32; /* all four bytes are new */
+			if (how == 0)
+				sync_collect_last(b, t, a, 64, &stats);
+			else if (how == 1)
+				sync_to_bounce(a, t, b, 64, &stats);
 			else
-				sync_to_direct(a, t, b, 8, &stats);
-			met += __atomic_load_n(&ahead, __ATOMIC_ACQUIRE) >> 32 != before;
+				sync_to_direct(a, t, b, 64, &stats);
+			met += __atomic_load_n(ahead, __ATOMIC_ACQUIRE) >> 32 != before;
 		}
 		atomic_store(&racer.stop, true);
 		pthread_join(thread, &undone);
 		assert_null(undone);
-		assert_int_equal((uint32_t)ahead, i - 1);
+		assert_int_equal((uint32_t)*ahead, i - 1);
 	}
 }
 
@@ -552,7 +608,7 @@ struct entry_race {
 	atomic_bool stop;
 };
 
-#define ENTRIES	    2000u
+#define ENTRIES	    TIMES(2000u)
 #define ENTRY_WORDS 16 /* two cache lines, valid word last */
 
 static void *entry_device(void *arg)
@@ -621,6 +677,115 @@ static void no_entry_is_torn_or_early(void **state)
 	assert_int_equal((uintptr_t)verdict, 0);
 }
 
+/*
+ * A device writes one word of each of many rings, in another order each time: whatever a sync shows
+ * the guest must have been the state of all rings at one moment, so the writes of one turn are
+ * there up to some point of its order and none behind it.
+ */
+#define CHAIN 40u
+#define TURNS 512u
+
+struct chain {
+	uint8_t order[TURNS][CHAIN];
+	uint64_t *ring[CHAIN]; /* as the device sees them */
+	atomic_bool stop;
+};
+
+static void *chain_device(void *arg)
+{
+	struct chain *chain = arg;
+
+	for (uint64_t n = 1; !atomic_load(&chain->stop); n++) {
+		for (unsigned i = 0; i < CHAIN; i++)
+			__atomic_store_n(chain->ring[chain->order[n % TURNS][i]], n,
+					 __ATOMIC_RELEASE);
+		/* a pause of some length: syncs meet every part of a turn, and its end too */
+		for (volatile unsigned i = 0; i < n * 2654435761u % 65536; i++)
+			;
+	}
+	return NULL;
+}
+
+/* Is what the guest sees a state that there was? */
+static bool chain_is_one_moment(const struct chain *chain, uint8_t *const page[CHAIN])
+{
+	uint64_t seen[CHAIN], newest = 0;
+	bool behind = false;
+
+	for (unsigned i = 0; i < CHAIN; i++) {
+		seen[i] = *(uint64_t *)page[i];
+		newest = MAX(newest, seen[i]);
+	}
+	for (unsigned i = 0; i < CHAIN && newest; i++) {
+		uint64_t n = seen[chain->order[newest % TURNS][i]];
+
+		behind |= n != newest;
+		if (n != newest - behind)
+			return false;
+	}
+	return true;
+}
+
+static void what_a_sync_shows_was_true_at_one_moment(void **state)
+{
+	static uint8_t ram[CHAIN * G] __attribute__((aligned(0x1000)));
+	static struct chain chain;
+	struct fixture *fx = *state;
+	uint8_t *page[CHAIN];
+	unsigned seed = 1, changed = 0, whole = 0;
+	bool wrong = false;
+	pthread_t device;
+
+	memset(ram, 0, sizeof(ram));
+	atomic_store(&chain.stop, false);
+	for (unsigned n = 0; n < TURNS; n++) {
+		for (unsigned i = 0; i < CHAIN; i++) {
+			unsigned j = (seed = seed * 1103515245 + 12345, seed >> 16) % (i + 1);
+
+			chain.order[n][i] = chain.order[n][j];
+			chain.order[n][j] = (uint8_t)i;
+		}
+	}
+	for (unsigned i = 0; i < CHAIN; i++) {
+		struct frame *frame = frame_of(fx, i, 0, ring);
+
+		page[i] = ram + i * G;
+		frame->slot[0] = (frame_slot)page[i] | SLOT_RIGHTS;
+		chain.ring[i] = (uint64_t *)frame->page;
+	}
+	assert_int_equal(pthread_create(&device, NULL, chain_device, &chain), 0);
+	for (unsigned n = 0; n < TIMES(4000) && changed < TIMES(1000) && !wrong; n++) {
+		uint64_t unstable = fx->stats.unstable, bytes = fx->stats.bytes_to_guest;
+
+		sync_now(fx, SYNC_FOR_CPU, SYNC_RINGS);
+		changed += fx->stats.bytes_to_guest != bytes;
+		if (fx->stats.unstable == unstable) {
+			wrong |= !chain_is_one_moment(&chain, page);
+			whole++;
+		}
+	}
+	atomic_store(&chain.stop, true);
+	pthread_join(device, NULL);
+	assert_false(wrong);
+	assert_true(whole > 0);
+}
+
+static void a_ring_that_changed_is_looked_at_first_from_then_on(void **state)
+{
+	struct fixture *fx = *state;
+	struct frame *frame[CHAIN];
+
+	for (unsigned i = 0; i < CHAIN; i++)
+		frame[i] = frame_of(fx, i, 0, ring);
+	for (unsigned i = 0; i < CHAIN; i += 13) {
+		frame[i]->page[1]++;
+		sync_now(fx, SYNC_FOR_CPU, SYNC_RINGS);
+		assert_ptr_equal(fx->table.rings.v[0], frame[i]);
+	}
+	for (unsigned i = 0; i < CHAIN; i++)
+		assert_ptr_equal(fx->table.rings.v[frame[i]->pos], frame[i]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -639,6 +804,11 @@ int main(void)
 		cmocka_unit_test_setup_teardown(more_changes_than_the_scratch_holds_still_arrive,
 						setup_tiny_scratch, teardown),
 		cmocka_unit_test_setup_teardown(unmap_collects_what_the_device_changed_and_no_more,
+						setup, teardown),
+		cmocka_unit_test(collecting_moves_exactly_the_bytes_that_changed),
+		cmocka_unit_test_setup_teardown(what_a_sync_shows_was_true_at_one_moment, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(a_ring_that_changed_is_looked_at_first_from_then_on,
 						setup, teardown),
 		cmocka_unit_test(on_the_way_to_bounce_each_byte_goes_where_it_belongs),
 		cmocka_unit_test(on_the_way_to_direct_each_byte_goes_where_it_belongs),
