@@ -92,8 +92,8 @@ struct path {
 };
 
 struct maptree {
-	/* The tree while it has one level, so that an empty one holds no chunk; later a leaf like
-	 * others, until it is merged away. First, for its alignment. */
+	/* The leftmost leaf, always: a split makes a node to the right, a merge empties the right
+	 * one. So a tree of one leaf holds no chunk. First, for its alignment. */
 	struct node leaf;
 	uint64_t root;	 /* a ref */
 	unsigned height; /* levels; 1: the root is a leaf */
@@ -239,8 +239,6 @@ static void node_put(struct maptree *tree, struct node *node)
 {
 	struct chunk **link = &tree->chunks, *chunk;
 
-	if (node == &tree->leaf)
-		return;
 	while (node < (*link)->nodes || node >= (*link)->nodes + (*link)->nr)
 		link = &(*link)->next;
 	chunk = *link;
@@ -656,10 +654,10 @@ static void rebalance(struct maptree *tree, const struct path *path, unsigned le
 	--*rl;
 }
 
-/* shrink - take off a root that has one child */
+/* shrink - take off a root that has one child; what is left of one leaf needs no chunk */
 static void shrink(struct maptree *tree)
 {
-	struct node *root = ref_node(tree->root), *leaf;
+	struct node *root = ref_node(tree->root);
 
 	if (tree->height == 1 || ref_count(tree->root) > 1)
 		return;
@@ -668,12 +666,7 @@ static void shrink(struct maptree *tree)
 	node_put(tree, root);
 	if (tree->height > 1)
 		return;
-	leaf = ref_node(tree->root);
-	if (leaf != &tree->leaf) {
-		tree->leaf = *leaf;
-		tree->root = ref_make(&tree->leaf, ref_count(tree->root));
-		node_put(tree, leaf);
-	}
+	assert(ref_node(tree->root) == &tree->leaf && !tree->nr_used);
 	while (tree->chunks)
 		chunk_destroy(tree, &tree->chunks);
 }
