@@ -36,11 +36,13 @@ struct machine {
 	unsigned nr_line_changes, nr_wrong_changes;
 	bool ack_from_irq;
 
-	/* A data access to this page stops until it is let go. */
+	/* A data access to this page, by a device that waits there, stops until it is let go. */
 	uint64_t gate_pa;
 	pthread_mutex_t gate_lock;
 	pthread_cond_t gate_cond;
 	bool gate_reached, gate_open;
+	pthread_t device;
+	bool device_waits;
 };
 
 static uint8_t *frame_at(struct machine *m, uint64_t pa)
@@ -116,6 +118,48 @@ static void wr(struct machine *m, uint64_t offset, uint64_t value)
 	dart_model_write(m->dart, (uint32_t)offset, (uint32_t)value);
 }
 
+/* Where simple tables are: of every stream, an L1 at ROOT, an L2 for the first 32 MiB, frames. */
+#define ROOT	   UINT64_C(0x800010000)
+#define LEAVES	   UINT64_C(0x800020000)
+#define FRAME(n)   (UINT64_C(0x900000000) + (uint64_t)(n)*PAGE)
+#define LEAF_PA(n) (LEAVES + 8 * (uint64_t)(n))
+
+static void *write_one_word(void *arg)
+{
+	struct machine *m = arg;
+	uint64_t word = 1;
+
+	return dart_model_dma_write(m->dart, 1, 0, &word, sizeof(word)) ? m : NULL;
+}
+
+/* Start a write by stream 1 to page 0, and stop it when it has translated, and not written yet. */
+static void access_begin(struct machine *m)
+{
+	m->gate_reached = m->gate_open = false;
+	m->gate_pa = FRAME(0);
+	assert_int_equal(pthread_create(&m->device, NULL, write_one_word, m), 0);
+	m->device_waits = true;
+	pthread_mutex_lock(&m->gate_lock);
+	while (!m->gate_reached)
+		pthread_cond_wait(&m->gate_cond, &m->gate_lock);
+	pthread_mutex_unlock(&m->gate_lock);
+}
+
+/* Let it go on. True: the write went well. */
+static bool access_end(struct machine *m)
+{
+	void *failed;
+
+	pthread_mutex_lock(&m->gate_lock);
+	m->gate_open = true;
+	pthread_cond_broadcast(&m->gate_cond);
+	pthread_mutex_unlock(&m->gate_lock);
+	pthread_join(m->device, &failed);
+	m->device_waits = false;
+	m->gate_pa = 0;
+	return !failed;
+}
+
 static int setup(void **state)
 {
 	struct machine *m = calloc(1, sizeof(*m));
@@ -138,6 +182,9 @@ static int teardown(void **state)
 {
 	struct machine *m = *state;
 
+	/* A test that failed meanwhile has left it there. */
+	if (m->device_waits)
+		access_end(m);
 	dart_model_destroy(m->dart);
 	forget_memory(m);
 	pthread_cond_destroy(&m->gate_cond);
@@ -224,12 +271,6 @@ static uint64_t entry(const struct machine *m, uint64_t pa)
 
 	return 0x000fff0000000000 | (dart1 ? pa : pa >> 4) | 1;
 }
-
-/* Where simple tables are: of every stream, an L1 at ROOT, an L2 for the first 32 MiB, frames. */
-#define ROOT	   UINT64_C(0x800010000)
-#define LEAVES	   UINT64_C(0x800020000)
-#define FRAME(n)   (UINT64_C(0x900000000) + (uint64_t)(n)*PAGE)
-#define LEAF_PA(n) (LEAVES + 8 * (uint64_t)(n))
 
 static void map(struct machine *m, unsigned page, uint64_t pa)
 {
@@ -1705,47 +1746,13 @@ static void nothing_is_copied_of_nothing(void **state)
 
 /* ---- threads --------------------------------------------------------------------------------- */
 
-static void *write_one_word(void *arg)
-{
-	struct machine *m = arg;
-	uint64_t word = 1;
-
-	return dart_model_dma_write(m->dart, 1, 0, &word, sizeof(word)) ? m : NULL;
-}
-
-/* Start a write by stream 1 to page 0, and stop it when it has translated, and not written yet. */
-static void access_begin(struct machine *m, pthread_t *device)
-{
-	m->gate_reached = m->gate_open = false;
-	m->gate_pa = FRAME(0);
-	assert_int_equal(pthread_create(device, NULL, write_one_word, m), 0);
-	pthread_mutex_lock(&m->gate_lock);
-	while (!m->gate_reached)
-		pthread_cond_wait(&m->gate_cond, &m->gate_lock);
-	pthread_mutex_unlock(&m->gate_lock);
-}
-
-static void access_end(struct machine *m, pthread_t device)
-{
-	void *failed;
-
-	pthread_mutex_lock(&m->gate_lock);
-	m->gate_open = true;
-	pthread_cond_broadcast(&m->gate_cond);
-	pthread_mutex_unlock(&m->gate_lock);
-	pthread_join(device, &failed);
-	assert_null(failed);
-	m->gate_pa = 0;
-}
-
 static void an_invalidation_waits_for_accesses_in_flight(void **state)
 {
 	struct machine *m = *state;
-	pthread_t device;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(all_kinds); i++) {
 		warm(m, all_kinds[i], 1);
-		access_begin(m, &device);
+		access_begin(m);
 		map(m, 0, FRAME(1));
 		begin_flush(m, 1);
 		/* It waits, but new accesses go elsewhere, and end. */
@@ -1753,7 +1760,7 @@ static void an_invalidation_waits_for_accesses_in_flight(void **state)
 			assert_true(busy(m));
 			assert_int_equal(frame_read(m, 1, 0), 1);
 		}
-		access_end(m, device);
+		assert_true(access_end(m));
 		assert_false(busy(m));
 		assert_int_equal(peek(m, FRAME(0)), 1);
 		/* The next one waits for those that came meanwhile, and for no others. */
@@ -1764,17 +1771,16 @@ static void an_invalidation_waits_for_accesses_in_flight(void **state)
 static void a_command_while_busy_is_lost(void **state)
 {
 	struct machine *m = *state;
-	pthread_t device;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(all_kinds); i++) {
 		warm(m, all_kinds[i], 1);
 		attach(m, 2);
 		assert_int_equal(frame_read(m, 2, 0), 0);
-		access_begin(m, &device);
+		access_begin(m);
 		map(m, 0, FRAME(1));
 		begin_flush(m, 1);
 		begin_flush(m, 2);
-		access_end(m, device);
+		assert_true(access_end(m));
 		assert_false(busy(m));
 		assert_int_equal(lands(m, 1, 0), FRAME(1));
 		assert_int_equal(lands(m, 2, 0), FRAME(0));
