@@ -36,7 +36,7 @@ struct machine {
 	unsigned nr_line_changes, nr_wrong_changes;
 	bool ack_from_irq;
 
-	/* A data access to this page, by a device that waits there, stops until it is let go. */
+	/* Where a device stops until it is let go. */
 	uint64_t gate_pa;
 	pthread_mutex_t gate_lock;
 	pthread_cond_t gate_cond;
@@ -53,7 +53,18 @@ static uint8_t *frame_at(struct machine *m, uint64_t pa)
 	return NULL;
 }
 
+/* Of a device: it waits at the gate before it touches gate_pa, and in irq(). */
 static _Thread_local bool waits_at_gate;
+
+static void gate(struct machine *m)
+{
+	pthread_mutex_lock(&m->gate_lock);
+	m->gate_reached = true;
+	pthread_cond_broadcast(&m->gate_cond);
+	while (!m->gate_open)
+		pthread_cond_wait(&m->gate_cond, &m->gate_lock);
+	pthread_mutex_unlock(&m->gate_lock);
+}
 
 static void *mem(void *ctx, uint64_t pa, size_t len)
 {
@@ -62,14 +73,8 @@ static void *mem(void *ctx, uint64_t pa, size_t len)
 	/* Not an assertion: cmocka's are for the thread that runs the test. */
 	if (!len || pa % 0x1000 + len > 0x1000)
 		abort();
-	if (waits_at_gate && ALIGN_DOWN(pa, PAGE) == m->gate_pa) {
-		pthread_mutex_lock(&m->gate_lock);
-		m->gate_reached = true;
-		pthread_cond_broadcast(&m->gate_cond);
-		while (!m->gate_open)
-			pthread_cond_wait(&m->gate_cond, &m->gate_lock);
-		pthread_mutex_unlock(&m->gate_lock);
-	}
+	if (waits_at_gate && ALIGN_DOWN(pa, PAGE) == m->gate_pa)
+		gate(m);
 	return frame_at(m, pa);
 }
 
@@ -81,6 +86,8 @@ static void irq(void *ctx, bool level)
 	m->nr_wrong_changes += m->line == level;
 	m->line = level;
 	m->nr_line_changes++;
+	if (waits_at_gate)
+		gate(m);
 	if (level && m->ack_from_irq)
 		dart_model_write(m->dart, DART_V1_ERROR, dart_model_read(m->dart, DART_V1_ERROR));
 }
@@ -834,8 +841,8 @@ static void a_remapped_stream_uses_the_context_of_its_target(void **state)
 	/* A fault is the requester's. */
 	assert_int_equal(dma_read(m, 5, PAGE), -EFAULT);
 	assert_int_equal(error(m), 0x85000004);
-	/* There is no stream 0x20. */
-	wr(m, 0x84, 0x07062004);
+	/* There is no stream 0x12. */
+	wr(m, 0x84, 0x07061204);
 	assert_int_equal(lands(m, 5, 0), 0);
 
 	power_on(m, T8110);
@@ -1633,9 +1640,19 @@ static void a_masked_cause_is_latched_but_not_heard(void **state)
 	assert_true(m->line);
 	wr(m, 0x104, BIT(3));
 	assert_false(m->line);
-	/* Another cause is heard, though what is latched is the first. */
+	/* What was heard and cleared is not heard with it. */
+	wr(m, DART_T8110_ERROR, ~0u);
+	wr(m, DART_T8110_ERROR_STREAMS(0), ~0u);
 	write_ttbr(m, 2, 0);
 	translate_on(m, 2);
+	assert_int_equal(dma_read(m, 2, 0), -EFAULT);
+	assert_true(m->line);
+	wr(m, DART_T8110_ERROR, ~0u);
+	wr(m, DART_T8110_ERROR_STREAMS(0), ~0u);
+	assert_false(m->line);
+	assert_int_equal(dma_read(m, 1, 0), -EFAULT);
+	assert_false(m->line);
+	/* Another cause is heard, though what is latched is the first. */
 	assert_int_equal(dma_read(m, 2, 0), -EFAULT);
 	assert_true(m->line);
 }
@@ -1932,6 +1949,21 @@ static void *fault_and_clear(void *arg)
 	return NULL;
 }
 
+static void one_thread_at_a_time_is_told_of_the_line(void **state)
+{
+	struct machine *m = *state;
+
+	power_on(m, T8020);
+	access_begin(m);
+	assert_true(m->line);
+	/* The device is still being told that it is up: that it is down must not overtake. */
+	wr(m, DART_V1_ERROR, ~0u);
+	assert_true(m->line);
+	assert_false(access_end(m));
+	assert_false(m->line);
+	assert_int_equal(m->nr_line_changes, 2);
+}
+
 static void changes_of_the_line_are_told_in_order(void **state)
 {
 	struct machine *m = *state;
@@ -2183,6 +2215,7 @@ int main(void)
 		TEST(a_command_while_busy_is_lost),
 		TEST(nothing_reaches_the_old_page_once_busy_drops),
 		TEST(nor_does_it_when_invalidations_are_slow_and_entries_vanish),
+		TEST(one_thread_at_a_time_is_told_of_the_line),
 		TEST(changes_of_the_line_are_told_in_order),
 		TEST(nothing_that_software_or_devices_do_breaks_it),
 	};
