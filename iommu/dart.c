@@ -297,8 +297,8 @@ static void invalidate_selected(struct dart *dart)
 	for (uint32_t sid = 0; sid < dart->inst.nr_streams; sid++)
 		if (dart->pending_all || stream_set_has(&dart->pending, sid))
 			select |= BIT(sid) | dart->requesters[sid];
-	for (unsigned word = 0; word < dart->layout->select_words; word++)
-		wr(dart, DART_V1_STREAM_SELECT(word), (uint32_t)(select >> 32 * word));
+	for (unsigned word = 0; word < dart->layout->select_words; word++, select >>= 32)
+		wr(dart, DART_V1_STREAM_SELECT(word), (uint32_t)select);
 	forget_pending(dart);
 	wr(dart, DART_V1_STREAM_COMMAND, DART_V1_STREAM_COMMAND_INVALIDATE);
 }
@@ -538,9 +538,12 @@ static bool forget_adopted(void *ctx)
 	struct dart *dart = stream->dart;
 
 	stream->adopted = false;
-	for (uint32_t sid = 0; sid < dart->inst.nr_streams; sid++)
-		if (dart->streams[sid].adoptable && dart->streams[sid].top == stream->top)
-			stream_set_add(&dart->pending, sid);
+	for (uint32_t sid = 0; sid < dart->inst.nr_streams; sid++) {
+		if (!dart->streams[sid].adoptable || dart->streams[sid].top != stream->top)
+			continue;
+		dart->streams[sid].pt = NULL; /* also of a stream that could not be blocked */
+		stream_set_add(&dart->pending, sid);
+	}
 	return drain(dart) == 0;
 }
 
