@@ -33,7 +33,8 @@ struct shape {
 static struct shape shape_of(const struct domain *dom, const struct mapping *map)
 {
 	uint64_t h = dom->env->frame_size;
-	uint64_t first = map->start / h, last = map->last / h;
+	uint64_t first = map->start >> dom->env->frame_lg2;
+	uint64_t last = map->last >> dom->env->frame_lg2;
 	bool head_whole = IS_ALIGNED(map->start, h);
 	bool tail_whole = IS_ALIGNED(map->last + 1, h);
 	struct shape shape = {0};
@@ -341,13 +342,13 @@ struct cover {
 static struct cover cover_of(const struct domain *dom, const struct mapping *map, uint8_t *hva,
 			     uint64_t index)
 {
-	uint64_t h = dom->env->frame_size, g = dom->env->granule;
-	uint64_t start = MAX(map->start, index * h);
-	uint64_t last = MIN(map->last, index * h + (h - 1));
+	unsigned lg2 = dom->env->frame_lg2;
+	uint64_t start = MAX(map->start, index << lg2);
+	uint64_t last = MIN(map->last, (index << lg2) + (dom->env->frame_size - 1));
 
 	return (struct cover){
-		.first = (unsigned)((start - index * h) / g),
-		.nr = (unsigned)((last - start + 1) / g),
+		.first = (unsigned)((start - (index << lg2)) >> dom->env->granule_lg2),
+		.nr = (unsigned)((last - start + 1) >> dom->env->granule_lg2),
 		.hva = hva + (start - map->start),
 	};
 }
@@ -525,6 +526,7 @@ static int move_to_bounce(struct domain *dom, struct frame *frame, uint8_t *page
 	frame_set_class(&dom->frames, frame, FRAME_BOUNCE, page);
 	frame->prot = PROT_DEV_BOTH;
 	frame->moving = true;
+	dom->moving = true;
 	dom->env->stats->to_bounce++;
 	dom->env->stats->bounce_live++;
 	dom->env->stats->bounce_frames++;
@@ -557,6 +559,7 @@ static void move_to_direct_if_possible(struct domain *dom, struct frame *frame)
 	fine_replace(dom, frame, win.host);
 	frame_set_class(&dom->frames, frame, FRAME_WINDOW, frame->page);
 	frame->moving = true;
+	dom->moving = true;
 	dom->env->stats->to_direct++;
 	dom->env->stats->bounce_live--;
 	dom->env->stats->window_live++;
@@ -1271,8 +1274,11 @@ static void undo_parts(struct domain *dom, const struct shape *shape, const stru
 
 static void finish_moves(struct domain *dom, const struct mapping *map)
 {
-	struct shape shape = shape_of(dom, map);
+	struct shape shape;
 
+	if (!dom->moving)
+		return;
+	shape = shape_of(dom, map);
 	for (unsigned i = 0; i < shape.nr_parts; i++) {
 		struct frame *frame = frame_find(&dom->frames, shape.part[i]);
 
@@ -1320,6 +1326,7 @@ int domain_map(struct domain *dom, const struct mapping *map)
 		return ret;
 	ret = flush_if_due(dom);
 	finish_moves(dom, map);
+	dom->moving = false;
 	if (ret)
 		(void)domain_unmap(dom, map->start, map->last);
 	return ret;
@@ -1346,61 +1353,71 @@ int domain_map_list(struct domain *dom, mapping_fn next, void (*rewind)(void *ct
 	rewind(ctx);
 	for (size_t i = 0; i < done && next(ctx, &map); i++)
 		finish_moves(dom, &map);
+	dom->moving = false;
 	ret = ret ? ret : err;
 	if (ret && done)
 		(void)domain_unmap(dom, first.start, last);
 	return ret;
 }
 
+/* A mapping of a range that is being removed. */
+struct doomed {
+	struct mapping map;
+	struct shape shape;
+};
+
+/* False: that was the last one up to @last. */
+static bool next_doomed(const struct domain *dom, uint64_t last, struct doomed *doomed)
+{
+	if (doomed->map.last >= last ||
+	    !maptree_first(dom->maps, doomed->map.last + 1, last, &doomed->map))
+		return false;
+	doomed->shape = shape_of(dom, &doomed->map);
+	return true;
+}
+
 int domain_unmap(struct domain *dom, uint64_t start, uint64_t last)
 {
-	struct mapping first, map;
-	bool flushed, more;
+	struct doomed first, d;
+	struct mapping tail;
+	bool flushed;
 	int ret;
 
 	if (last < start)
 		return -ERANGE;
-	if (!maptree_first(dom->maps, start, last, &first))
+	if (!maptree_first(dom->maps, start, last, &first.map))
 		return 0;
 	/* What lies across either end is cut by the range. */
-	if (first.start < start || first.last > last)
+	if (first.map.start < start || first.map.last > last)
 		return -ERANGE;
-	if (first.last < last && maptree_first(dom->maps, last, last, &map) && map.last > last)
+	if (first.map.last < last && maptree_first(dom->maps, last, last, &tail) &&
+	    tail.last > last)
 		return -ERANGE;
+	first.shape = shape_of(dom, &first.map);
 
-#define for_each_mapping()                                                                         \
-	for (map = first, more = true; more;                                                       \
-	     more = map.last < last && maptree_first(dom->maps, map.last + 1, last, &map))
-
-	for_each_mapping()
-	{
-		struct shape shape = shape_of(dom, &map);
-
-		for (unsigned i = 0; i < shape.nr_parts; i++)
-			doom_part(dom, &shape, &map, shape.part[i]);
-	}
-	for_each_mapping()
-	{
-		struct shape shape = shape_of(dom, &map);
-
-		cut_body(dom, &shape);
-		for (unsigned i = 0; i < shape.nr_parts; i++)
-			cut_part(dom, shape.part[i]);
-	}
+	d = first;
+	do {
+		for (unsigned i = 0; i < d.shape.nr_parts; i++)
+			doom_part(dom, &d.shape, &d.map, d.shape.part[i]);
+	} while (next_doomed(dom, last, &d));
+	d = first;
+	do {
+		cut_body(dom, &d.shape);
+		for (unsigned i = 0; i < d.shape.nr_parts; i++)
+			cut_part(dom, d.shape.part[i]);
+	} while (next_doomed(dom, last, &d));
 	/* Before anything is copied or reused: what a device wrote to guest memory until now is
 	 * there, and what it writes from now on reaches nobody. */
 	flushed = dom->removed;
 	ret = flush_if_due(dom);
-	for_each_mapping()
-	{
-		struct shape shape = shape_of(dom, &map);
-
-		drop_body(dom, &shape, flushed);
-		for (unsigned i = 0; i < shape.nr_parts; i++)
-			drop_part(dom, &shape, &map, shape.part[i], flushed);
-		(void)maptree_remove(dom->maps, map.start);
-	}
-#undef for_each_mapping
+	d = first;
+	do {
+		drop_body(dom, &d.shape, flushed);
+		for (unsigned i = 0; i < d.shape.nr_parts; i++)
+			drop_part(dom, &d.shape, &d.map, d.shape.part[i], flushed);
+		(void)maptree_remove(dom->maps, d.map.start);
+	} while (next_doomed(dom, last, &d));
+	dom->moving = false;
 	flush_quarantine_if_full(dom);
 	return ret;
 }

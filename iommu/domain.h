@@ -24,6 +24,7 @@ struct domain_env {
 	const struct gmem *gmem;
 	uint64_t granule;    /* g: bytes of a slot */
 	uint64_t frame_size; /* h: bytes of a frame, >= g */
+	unsigned granule_lg2, frame_lg2;
 	struct pool *pool;
 	struct sync_scratch *scratch;
 	struct mediator_stats *stats;
@@ -50,6 +51,7 @@ struct domain {
 	struct shadowset set;
 	/* What the request under way did that devices may not know yet. */
 	bool added, removed;
+	bool moving; /* and that a frame has changed its class, see finish_move() */
 	unsigned nr_endpoints;
 	struct domain *next; /* env->domains */
 };

@@ -369,6 +369,8 @@ static int seal(struct mediator *m)
 	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next)
 		find_resv(m, ep);
 	m->env.park_limit = m->cfg.park_limit / (2 * page);
+	m->env.granule_lg2 = (unsigned)__builtin_ctzll(m->env.granule);
+	m->env.frame_lg2 = (unsigned)__builtin_ctzll(m->env.frame_size);
 	m->sealed = true;
 	return 0;
 }
