@@ -291,12 +291,13 @@ static void forget_pending(struct dart *dart)
 /* Layout v1: a mask of streams, then one command for all of them. */
 static void invalidate_selected(struct dart *dart)
 {
+	uint64_t pending = dart->pending_all ? UINT64_MAX : dart->pending.bits[0];
 	uint64_t select = 0;
 
-	/* Nobody knows whether translations are remembered under the context or the requester. */
-	for (uint32_t sid = 0; sid < dart->inst.nr_streams; sid++)
-		if (dart->pending_all || stream_set_has(&dart->pending, sid))
-			select |= BIT(sid) | dart->requesters[sid];
+	/* Nobody knows whether translations are remembered under the context or the requester. This
+	 * layout has 64 streams at most. */
+	for (pending &= UINT64_MAX >> (64 - dart->inst.nr_streams); pending; pending &= pending - 1)
+		select |= (pending & -pending) | dart->requesters[__builtin_ctzll(pending)];
 	for (unsigned word = 0; word < dart->layout->select_words; word++, select >>= 32)
 		wr(dart, DART_V1_STREAM_SELECT(word), (uint32_t)select);
 	forget_pending(dart);

@@ -388,14 +388,14 @@ static void fill_slot(struct domain *dom, const struct frame *frame, unsigned s)
 		  dom->env->granule, dom->env->stats);
 }
 
-/* What devices changed goes to the guest. */
-static void collect_slot(struct domain *dom, const struct frame *frame, unsigned s)
+/* UNMAP: what devices changed goes to the guest, for the last time. */
+static void collect_last(struct domain *dom, const struct frame *frame, unsigned s)
 {
 	uint8_t *bounce = frame->page + s * dom->env->granule;
 
 	if (frame->slot[s] & MAP_WRITE)
-		sync_collect(bounce, pool_twin(dom->env->pool, bounce), SLOT_HVA(frame->slot[s]),
-			     dom->env->granule, dom->env->stats);
+		sync_collect_last(bounce, pool_twin(dom->env->pool, bounce),
+				  SLOT_HVA(frame->slot[s]), dom->env->granule, dom->env->stats);
 }
 
 /* ---- fine shadows: each slot by itself ---- */
@@ -540,7 +540,7 @@ static int move_to_bounce(struct domain *dom, struct frame *frame, uint8_t *page
  */
 static void move_to_direct_if_possible(struct domain *dom, struct frame *frame)
 {
-	uint64_t h = dom->env->frame_size;
+	uint64_t h = dom->env->frame_size, g = dom->env->granule;
 	struct window win;
 
 	if (!dom->env->promote || !dom->set.can_replace || frame->live != dom->frames.nr_slots ||
@@ -553,8 +553,13 @@ static void move_to_direct_if_possible(struct domain *dom, struct frame *frame)
 		pool_unreserve(dom->env->pool);
 		return;
 	}
-	for (unsigned s = 0; s < dom->frames.nr_slots; s++)
-		collect_slot(dom, frame, s);
+	for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
+		uint8_t *bounce = frame->page + s * g;
+
+		if (frame->slot[s] & MAP_WRITE)
+			sync_collect(bounce, pool_twin(dom->env->pool, bounce),
+				     SLOT_HVA(frame->slot[s]), g, dom->env->stats);
+	}
 	replace_page(dom, frame, win.host, win.prot, 0, dom->frames.nr_slots);
 	fine_replace(dom, frame, win.host);
 	frame_set_class(&dom->frames, frame, FRAME_WINDOW, frame->page);
@@ -835,7 +840,7 @@ static int join_bounce(struct domain *dom, struct frame *frame, const struct cov
 	ret = fine_map(dom, frame, cover->first, cover->nr);
 	if (ret) {
 		clear_slots(frame, cover);
-		memset(frame->page + cover->first * g, 0, cover->nr * g);
+		sync_zero(frame->page + cover->first * g, cover->nr * g);
 		if (!frame->live)
 			retire_run(dom, frame);
 		return ret;
@@ -982,11 +987,11 @@ static void drop_part(struct domain *dom, const struct shape *shape, const struc
 	kept = frame->live || !flushed || can_park(dom, 1, frame->prot);
 	for (unsigned s = cover.first; s < cover.first + cover.nr; s++) {
 		if (frame->class == FRAME_BOUNCE && (frame->slot[s] & SLOT_DYING)) {
-			collect_slot(dom, frame, s);
+			collect_last(dom, frame, s);
 			/* The page lives on, with other slots or other uses of this IOVA: nothing
 			 * of this one stays readable. */
 			if (kept)
-				memset(frame->page + s * g, 0, g);
+				sync_zero(frame->page + s * g, g);
 		}
 		if (frame->slot[s] & SLOT_DYING)
 			frame->slot[s] = 0;
@@ -1049,13 +1054,13 @@ static void take_run_slots(struct domain *dom, struct frame *head, bool collect,
 
 		for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
 			if (collect)
-				collect_slot(dom, frame, s);
+				collect_last(dom, frame, s);
 			frame->slot[s] = 0;
 		}
 		frame->live = 0;
 	}
 	if (scrub)
-		memset(head->page, 0, head->run * dom->env->frame_size);
+		sync_zero(head->page, head->run * dom->env->frame_size);
 }
 
 static int fine_map_run(struct domain *dom, const struct frame *head)
