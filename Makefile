@@ -48,10 +48,16 @@ asan_CC := gcc
 asan_AR := gcc-ar
 asan_CFLAGS := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 asan_LDFLAGS := -fsanitize=address,undefined
+tsan_CC := gcc
+tsan_AR := gcc-ar
+tsan_CFLAGS := -O1 -g -fsanitize=thread -fno-omit-frame-pointer
+tsan_LDFLAGS := -fsanitize=thread
 arm64_CC := $(ARM_PREFIX)gcc
 arm64_AR := $(ARM_PREFIX)gcc-ar
 arm64_CFLAGS := $(CFLAGS) $(if $(ARM_SYSROOT),-isystem $(ARM_SYSROOT)/usr/include)
 arm64_LDFLAGS := -static $(if $(ARM_SYSROOT),-L$(ARM_SYSROOT)/usr/lib/aarch64-linux-gnu)
+# cmocka has no static library: its package comes along in the lab.
+arm64_TEST_LDFLAGS := $(if $(ARM_SYSROOT),-L$(ARM_SYSROOT)/usr/lib/aarch64-linux-gnu) -Wl,--as-needed
 arm64_DEPS := $(if $(ARM_SYSROOT),$(ARM_SYSROOT)/.stamp)
 # For the fuzzers: gcc has no libFuzzer.
 clang_CC := clang
@@ -60,7 +66,7 @@ clang_CFLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize
 clang_LDFLAGS := -fsanitize=fuzzer,address,undefined
 clang_DEPS := $(B)/.deps-clang
 
-FLAVOURS := native asan arm64 clang
+FLAVOURS := native asan tsan arm64 clang
 
 # ---- what the machine must have -------------------------------------------------------------------
 
@@ -117,23 +123,42 @@ $(B)/arm64/granule: $(patsubst %.c,$(B)/arm64/%.o,$(vmm_KVM_SRCS)) $(foreach l,$
 
 # ---- unit tests -----------------------------------------------------------------------------------
 
+THREADED := test_dart test_dart_model test_faultlog test_mediator test_oracle* test_sync
+
 # $(1) flavour, $(2) layer, $(3) test_<noun>
 define unit_test
 $(B)/$(1)/$(2)/tests/$(3): $(B)/$(1)/$(2)/tests/$(3).o $$(foreach l,$$($(2)_BELOW),$(B)/$(1)/$$(l).a)
 	$$(call say,LINK,$$@)
-	$$(Q)$$($(1)_CC) $$($(1)_CFLAGS) $$($(1)_LDFLAGS) -o $$@ $$^ $$(LIBS) -lcmocka
+	$$(Q)$$($(1)_CC) $$($(1)_CFLAGS) $$(or $$($(1)_TEST_LDFLAGS),$$($(1)_LDFLAGS)) -o $$@ $$^ $$(LIBS) -lcmocka
 $(1)_TESTS += $(B)/$(1)/$(2)/tests/$(3)
 -include $(B)/$(1)/$(2)/tests/$(3).d
 endef
 
 $(foreach f,native asan,$(foreach l,$(LAYERS),$(foreach t,$(sort $(basename $(notdir $(wildcard $(l)/tests/test_*.c)))),\
   $(eval $(call unit_test,$(f),$(l),$(t))))))
+$(foreach t,$(sort $(basename $(notdir $(wildcard iommu/tests/test_*.c)))),$(eval $(call unit_test,arm64,iommu,$(t))))
+# Those of iommu/ that have threads.
+$(foreach t,$(sort $(basename $(notdir $(wildcard $(addprefix iommu/tests/,$(addsuffix .c,$(THREADED))))))),\
+  $(eval $(call unit_test,tsan,iommu,$(t))))
 
 check: $(native_TESTS) ## unit tests, native
 	$(Q)guest-tests/unit.sh $(native_TESTS)
 
 check-asan: $(asan_TESTS) ## unit tests under ASan and UBSan
 	$(Q)guest-tests/unit.sh $(asan_TESTS)
+
+# Without ASLR where that is allowed: TSan has fixed ideas of what lies where. OPS: an oracle's operations.
+check-tsan: $(tsan_TESTS) ## unit tests that have threads, under TSan
+	$(Q)! setarch -R true 2>/dev/null || fixed='setarch -R'; OPS=$${OPS:-20000} $$fixed guest-tests/unit.sh $(tsan_TESTS)
+
+# An emulated CPU is some 20 times slower. OPS: as above.
+check-arm64: $(arm64_TESTS) ## unit tests of iommu/ on arm64, with 16 KiB pages
+ifeq ($(HOST_ARCH),aarch64)
+	$(Q)guest-tests/unit.sh $(arm64_TESTS)
+else
+	$(Q)guest-tests/lab/lab exec --timeout 900 --packages libcmocka0 $(addprefix --put ,guest-tests/unit.sh $(arm64_TESTS)) \
+	  -- env OPS=$${OPS:-20000} sh unit.sh $(patsubst %,./%,$(notdir $(arm64_TESTS))) </dev/null
+endif
 
 # ---- fuzzers: LAYER/fuzz/fuzz_NOUN.c, seeds in LAYER/fuzz/NOUN/ ------------------------------------
 
@@ -186,6 +211,6 @@ tidy: ## clang-tidy the native sources
 clean: ## remove what was built; fetched packages stay
 	$(Q)rm -rf $(addprefix $(B)/,$(FLAVOURS))
 
-.PHONY: all check check-asan proofs mutants soak help format tidy clean
+.PHONY: all check check-asan check-tsan check-arm64 proofs mutants soak help format tidy clean
 
 -include guest-tests/tests.mk
