@@ -69,10 +69,12 @@ demo() {
 make=${MAKE:-make}
 part 'unit tests' "$make" --no-print-directory check
 part 'unit tests under ASan and UBSan' "$make" --no-print-directory check-asan
+part 'unit tests under TSan' "$make" --no-print-directory check-tsan
 part 'fuzzers' "$make" --no-print-directory check-fuzz
 part 'proofs' "$make" --no-print-directory proofs
 if [[ $(uname -m) != aarch64 ]]; then
 	part 'the lab' guest-tests/lab/test.sh
+	part 'unit tests on arm64' "$make" --no-print-directory check-arm64
 fi
 part 'bad input' guest-tests/badinput.sh
 part 'guest scenarios' "$make" --no-print-directory guest-check

@@ -482,8 +482,9 @@ static void request(struct input *in, uint8_t type)
 	}
 	if (how & 0x20) {
 		take(in, cuts, sizeof(cuts));
-		len = MIN(len + take8(in) % 4, (uint32_t)sizeof(req.bytes)) -
-		      take8(in) % 4 % (len + 1);
+		len += take8(in) % 4;
+		len -= take8(in) % 4 % (len + 1);
+		len = MIN(len, (uint32_t)sizeof(req.bytes));
 		room += take8(in) % 8;
 	}
 	send(req.bytes, len, room, cuts);
