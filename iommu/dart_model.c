@@ -302,6 +302,7 @@ static const struct tlb_entry *tlb_find(struct dart_model *model, unsigned level
 	unsigned nr_ways;
 	struct tlb_entry *ways = tlb_set(model, level, ctx, index, &nr_ways, &victim);
 
+	/* Without a TLB nothing is ever found in it; what is put there does not matter. */
 	if (!model->cfg.tlb)
 		return NULL;
 	for (unsigned i = 0; i < nr_ways; i++) {
@@ -320,8 +321,6 @@ static void tlb_insert(struct dart_model *model, const struct tlb_entry *entry)
 	struct tlb_entry *ways =
 		tlb_set(model, entry->level, entry->ctx, entry->index, &nr_ways, &victim);
 
-	if (!model->cfg.tlb)
-		return;
 	for (way = 0; way < nr_ways; way++)
 		if (!ways[way].used)
 			break;

@@ -32,6 +32,7 @@ struct machine {
 	struct dart_model_cfg cfg;
 	struct frame frames[NR_FRAMES];
 	unsigned nr_frames;
+	uint64_t hole_pa; /* 4 KiB that are no memory; page 0 never is */
 	bool line;
 	unsigned nr_line_changes, nr_wrong_changes;
 	bool ack_from_irq;
@@ -75,7 +76,7 @@ static void *mem(void *ctx, uint64_t pa, size_t len)
 		abort();
 	if (waits_at_gate && ALIGN_DOWN(pa, PAGE) == m->gate_pa)
 		gate(m);
-	return frame_at(m, pa);
+	return pa - m->hole_pa < 0x1000 ? NULL : frame_at(m, pa);
 }
 
 static void irq(void *ctx, bool level)
@@ -389,6 +390,8 @@ static const struct example examples[] = {
 	  0x9abcde48, 0x95678de48, 0, 0, 0x81000408 },
 	{ "A write-only", T8020, 14, 0, 1, A_LEAF(0x000fff095678c103),
 	  0x9abcde48, 0, 0x95678de48, 0x81000010, 0 },
+	{ "A bits below the page", T8020, 14, 0, 1, A_LEAF(0x000fff095678f003),
+	  0x9abcde48, 0x95678de48, 0x95678de48, 0, 0 },
 	{ "A fields zero, no window", T8020, 14, 0, 1, A_LEAF(0x000000095678c003),
 	  0x9abcde48, 0x95678de48, 0x95678de48, 0, 0 },
 	{ "A table as BSD writes it", T8020, 14, 0, 1, A_REGS,
@@ -1130,8 +1133,10 @@ static void the_tlb_is_small(void **state)
 		map(m, i, FRAME(1));
 		assert_int_equal(frame_read(m, 1, (uint64_t)i * PAGE), 1);
 	}
-	map(m, 0, FRAME(2));
-	assert_int_equal(frame_read(m, 1, 0), 2);
+	for (unsigned i = 0; i < 256; i++) {
+		map(m, i, FRAME(2));
+		assert_int_equal(frame_read(m, 1, (uint64_t)i * PAGE), 2);
+	}
 	/* and holds what it can: a handful of pages in turn are no reason to forget one */
 	for (unsigned i = 0; i < 8; i++)
 		assert_int_not_equal(frame_read(m, 1, (uint64_t)i * PAGE), -EFAULT);
@@ -1177,6 +1182,12 @@ static void entries_are_evicted_at_random_on_request(void **state)
 		different += seen[i] != seen[0];
 	}
 	assert_int_not_equal(different, 0);
+	/* Seldom is seldom. */
+	warm(*state, T8110, 1);
+	map(*state, 0, FRAME(1));
+	quirks(*state, (struct dart_model_quirks){.evict_one_in = 1000000, .seed = 1});
+	for (unsigned i = 0; i < 1000; i++)
+		assert_int_equal(frame_read(*state, 1, 0), 0);
 	/* The same seed does the same. */
 	for (unsigned i = 0; i < ARRAY_SIZE(seen); i++)
 		assert_int_equal(accesses_until_evicted(*state, i), seen[i]);
@@ -1758,6 +1769,17 @@ static void what_came_before_a_fault_has_happened(void **state)
 	assert_int_equal(dart_model_dma_write(m->dart, 1, 0, ones, sizeof(ones)), -EFAULT);
 	assert_int_equal(error_addr(m), PAGE);
 	assert_memory_equal(ram(m, FRAME(0)), ones, PAGE);
+
+	/* and a hole in it, the third 4 KiB of a page */
+	memset(ram(m, FRAME(0)), 0, PAGE);
+	m->hole_pa = FRAME(0) + 0x2000;
+	wr(m, DART_V1_ERROR, ~0u);
+	assert_int_equal(dart_model_dma_write(m->dart, 1, 0x100, ones, PAGE - 0x100), -EFAULT);
+	assert_int_equal(error_addr(m), 0x2000);
+	assert_int_equal(peek(m, FRAME(0) + 0xf8), 0);
+	assert_memory_equal(ram(m, FRAME(0) + 0x100), ones, 0x1f00);
+	assert_int_equal(peek(m, FRAME(0) + 0x2000), 0);
+	assert_int_equal(peek(m, FRAME(0) + 0x3000), 0);
 }
 
 static void nothing_is_copied_of_nothing(void **state)
@@ -1812,9 +1834,10 @@ static void a_command_while_busy_is_lost(void **state)
 	}
 }
 
-#define NR_DEVICES 4
-#define NR_PAGES   4
-#define POISON	   UINT64_C(0xdeadbeefdeadbeef)
+#define NR_DEVICES  4
+#define NR_PAGES    4
+#define POISON	    UINT64_C(0xdeadbeefdeadbeef)
+#define BYTES_ALIKE UINT64_C(0x0101010101010101)
 
 /* A round: devices access; pages move; all meet; devices access a little more; all meet. */
 struct storm {
@@ -1824,20 +1847,23 @@ struct storm {
 	atomic_uint nr_ids, nr_poison, nr_failed;
 };
 
-/* Write and read stamps all over the mapped pages. */
+/* Write and read stamps: each word is a device's, whole, or it was zero. */
 static void device_access(struct storm *storm, unsigned id, unsigned *seed)
 {
-	uint64_t buf[16], iova = (uint64_t)rand_r(seed) % (NR_PAGES * PAGE - sizeof(buf)) & ~7;
 	struct dart_model *dart = storm->m->dart;
 	unsigned sid = 1 + id % 2;
+	uint64_t buf[16], iova = 0;
 
+	/* All over the mapped pages, and often where the others are. */
+	if (rand_r(seed) % 2)
+		iova = (uint64_t)rand_r(seed) % (NR_PAGES * PAGE - sizeof(buf)) & ~7;
 	for (unsigned i = 0; i < ARRAY_SIZE(buf); i++)
-		buf[i] = id;
+		buf[i] = id * BYTES_ALIKE;
 	if (dart_model_dma_write(dart, sid, iova, buf, sizeof(buf)) ||
 	    dart_model_dma_read(dart, sid, iova, buf, sizeof(buf)))
 		storm->nr_failed++;
 	for (unsigned i = 0; i < ARRAY_SIZE(buf); i++)
-		if (buf[i] >= NR_DEVICES)
+		if (buf[i] % BYTES_ALIKE || buf[i] / BYTES_ALIKE >= NR_DEVICES)
 			storm->nr_poison++;
 }
 
