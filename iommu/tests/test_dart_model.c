@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define PAGE	  0x4000
 #define NR_FRAMES 320
@@ -391,6 +392,9 @@ static const struct example examples[] = {
 	{ "A write-only", T8020, 14, 0, 1, A_LEAF(0x000fff095678c103),
 	  0x9abcde48, 0, 0x95678de48, 0x81000010, 0 },
 	{ "A bits below the page", T8020, 14, 0, 1, A_LEAF(0x000fff095678f003),
+	  0x9abcde48, 0x95678de48, 0x95678de48, 0, 0 },
+	{ "A TTBR below the page", T8020, 14, 0, 1, { { 0x210, 0x80812347 }, { 0x104, 0x80 } },
+	  { A_L1, { 0x813009798, 0x000fff095678c003 } },
 	  0x9abcde48, 0x95678de48, 0x95678de48, 0, 0 },
 	{ "A fields zero, no window", T8020, 14, 0, 1, A_LEAF(0x000000095678c003),
 	  0x9abcde48, 0x95678de48, 0x95678de48, 0, 0 },
@@ -1290,6 +1294,22 @@ static void a_slow_invalidation_keeps_stale_entries_until_its_end(void **state)
 		}
 		assert_int_equal(lands(m, 1, 0), FRAME(1));
 	}
+}
+
+static void a_slow_invalidation_ends_though_nobody_looks(void **state)
+{
+	struct machine *m = *state;
+	struct timespec start, now;
+
+	warm(m, T8110, 1);
+	quirks(m, (struct dart_model_quirks){.invalidate_delay_ns = 200000});
+	map(m, 0, FRAME(1));
+	begin_flush(m, 1);
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	do {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while ((now.tv_sec - start.tv_sec) * 1000000000 + now.tv_nsec - start.tv_nsec < 200000);
+	assert_int_equal(frame_read(m, 1, 0), 1);
 }
 
 static void an_invalidation_also_takes_what_came_after_its_start(void **state)
@@ -2219,6 +2239,7 @@ int main(void)
 		TEST(a_probe_leaves_no_trace),
 		TEST(what_happens_is_counted),
 		TEST(a_slow_invalidation_keeps_stale_entries_until_its_end),
+		TEST(a_slow_invalidation_ends_though_nobody_looks),
 		TEST(an_invalidation_also_takes_what_came_after_its_start),
 		TEST(an_invalidation_hangs_on_request),
 		TEST(the_nth_invalidation_from_now_hangs_once),
