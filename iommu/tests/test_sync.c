@@ -113,6 +113,25 @@ static void only_changed_bytes_travel(void **state)
 	assert_int_equal(fx->stats.conflicts, 0);
 }
 
+/* A change that differs in one bit, whichever it is, whatever its neighbours hold. */
+static void every_bit_of_every_byte_travels(void **state)
+{
+	static const uint64_t around[] = {0, UINT64_MAX, 0x0180ff7f01807fff};
+	struct fixture *fx = *state;
+	struct frame *frame = frame_of(fx, 1, 0, ring);
+	uint64_t *word = (uint64_t *)frame->page;
+
+	for (size_t n = 0; n < ARRAY_SIZE(around); n++) {
+		for (unsigned bit = 0; bit < 64; bit++) {
+			*word = around[n];
+			sync_now(fx, SYNC_FOR_CPU, SYNC_RINGS);
+			*word ^= BIT(bit);
+			sync_now(fx, SYNC_FOR_CPU, SYNC_RINGS);
+			assert_int_equal(*(uint64_t *)guest, *word);
+		}
+	}
+}
+
 static void a_byte_goes_to_and_fro_between_sync_points(void **state)
 {
 	struct fixture *fx = *state;
@@ -159,6 +178,32 @@ static void a_device_write_to_a_read_only_slot_never_reaches_the_guest(void **st
 	assert_int_equal(guest[0], 7);
 	assert_int_equal(frame->page[0], 7);
 	assert_int_equal(guest[2 * G], 0);
+}
+
+static void
+what_the_cpu_changes_in_a_read_only_slot_reaches_the_device_at_its_sync_point(void **state)
+{
+	static const unsigned ro[4] = {1, 0, 0, 0};
+	struct fixture *fx = *state;
+	struct frame *frame = frame_of(fx, 1, 0, ro);
+
+	guest[5] = 9;
+	sync_now(fx, SYNC_FOR_DEVICE, SYNC_FULL);
+	assert_int_equal(frame->page[5], 9);
+	assert_int_equal(fx->stats.bytes_to_guest, 0);
+}
+
+static void zeroing_leaves_nothing_and_takes_no_more(void **state)
+{
+	uint64_t words[10];
+
+	(void)state;
+	memset(words, 0xee, sizeof(words));
+	sync_zero((uint8_t *)&words[1], 8 * 8);
+	assert_int_equal(words[0], 0xeeeeeeeeeeeeeeee);
+	assert_int_equal(words[9], 0xeeeeeeeeeeeeeeee);
+	for (unsigned i = 1; i < 9; i++)
+		assert_int_equal(words[i], 0);
 }
 
 static void rings_mode_leaves_payload_to_map_and_unmap(void **state)
@@ -790,6 +835,11 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(only_changed_bytes_travel, setup, teardown),
+		cmocka_unit_test(zeroing_leaves_nothing_and_takes_no_more),
+		cmocka_unit_test_setup_teardown(every_bit_of_every_byte_travels, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			what_the_cpu_changes_in_a_read_only_slot_reaches_the_device_at_its_sync_point,
+			setup, teardown),
 		cmocka_unit_test_setup_teardown(a_byte_goes_to_and_fro_between_sync_points, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(a_byte_changed_by_both_sides_is_counted, setup,
