@@ -9,7 +9,7 @@
 #	mutant NAME
 #	why WHAT MUST NOT HAPPEN
 #	file PATH
-#	tests NAME...
+#	tests NAME...		(with *: those there are)
 #	<<<<
 #	text that is in the file exactly once
 #	====
@@ -79,6 +79,20 @@ prepare() { # COPY TEST...
 	done
 }
 
+tests_of() { # MUTANT: one a line
+	local name path
+	for name in $(set -f; cat "$1/tests"); do
+		[[ $name == *'*'* ]] || echo "$name"
+	done
+	for path in "$top"/*/tests/test_*.c; do
+		path=${path##*/}
+		for name in $(set -f; cat "$1/tests"); do
+			# shellcheck disable=SC2053
+			[[ $name == *'*'* && ${path%.c} == $name ]] && echo "${path%.c}"
+		done
+	done
+}
+
 path_of() { # COPY TEST: below build/native
 	(cd "$1" && ls -d */tests/"$2".c) | sed 's,\.c$,,'
 }
@@ -87,18 +101,37 @@ build() { # COPY TEST...
 	local copy=$1 test targets=()
 	shift
 	for test; do targets+=("build/native/$(path_of "$copy" "$test")"); done
-	make -C "$copy" --no-print-directory "${targets[@]}" >"$copy/log" 2>&1 || { cat "$copy/log"; return 1; }
+	make -C "$copy" --no-print-directory WARN=-w "${targets[@]}" >"$copy/log" 2>&1 || { cat "$copy/log"; return 1; }
 }
 
-run_test() { # COPY TEST: what a test that failed says
-	timeout -k 1 "$limit" "$1/build/native/$(path_of "$1" "$2")" >"$1/log" 2>&1
+# Ends with the first test that fails: its threads may never end. Return: 0 passed, 1 failed, 2 crashed, 3 hung.
+run_test() { # COPY TEST
+	local copy=$1 pid status tenths=0
+	"$copy/build/native/$(path_of "$copy" "$2")" >"$copy/log" 2>&1 &
+	pid=$!
+	while kill -0 "$pid" 2>/dev/null; do
+		if grep -q '^\[  FAILED  \] [a-z]' "$copy/log"; then
+			kill -KILL "$pid"
+			wait "$pid"
+			return 1
+		elif [[ $((tenths++)) -ge $((10 * limit)) ]]; then
+			kill -KILL "$pid"
+			wait "$pid"
+			return 3
+		fi
+		sleep 0.1
+	done 2>/dev/null
+	wait "$pid" 2>/dev/null
+	status=$?
+	[[ $status -gt 128 ]] && return 2
+	[[ $status -eq 0 ]]
 }
 
 # One line: killed, SURVIVED or ERROR.
 mutate() { # COPY MUTANT
 	local copy=$1 m=$2 name file tests test status by verdict=
 	name=$(<"$m/name") file=$(<"$m/file")
-	read -ra tests <"$m/tests"
+	mapfile -t tests < <(tests_of "$m")
 	cp "$copy/$file" "$m/orig" || return
 	if ! perl -e '
 		my ($m, $path) = @ARGV;
@@ -117,10 +150,10 @@ mutate() { # COPY MUTANT
 			run_test "$copy" "$test"
 			status=$?
 			[[ $status -eq 0 ]] && continue
-			by=$(sed -n 's/^\[ *FAILED *\] //p' "$copy/log" | sed '/test(s)/d' | head -n 1)
-			if [[ $status -eq 124 || $status -eq 137 ]]; then by=hang
-			elif [[ $status -gt 128 ]]; then by="${by:-crash}"; fi
-			verdict="killed  $name: $test: ${by:-status $status}"
+			by=$(sed -n 's/^\[  FAILED  \] \([a-z]\)/\1/p' "$copy/log" | sed '/test(s)/d' | head -n 1)
+			[[ $status -eq 2 ]] && by="${by:-crash in $(sed -n 's/^\[ RUN      \] //p' "$copy/log" | tail -n 1)}"
+			[[ $status -eq 3 ]] && by="hang in $(sed -n 's/^\[ RUN      \] //p' "$copy/log" | tail -n 1)"
+			verdict="killed  $name: $test: ${by:-failed}"
 			break
 		done
 		[[ -n $verdict ]] || verdict="SURVIVED $name: $(<"$m/why") ($file; ${tests[*]})"
@@ -147,7 +180,7 @@ if [[ ${#chosen[@]} -eq 0 ]]; then
 	echo "mutants: no such mutant: $*" >&2
 	exit 2
 fi
-mapfile -t all_tests < <(for m in "${chosen[@]}"; do tr -s ' ' '\n' <"$m/tests"; echo; done | sort -u | sed '/^$/d')
+mapfile -t all_tests < <(for m in "${chosen[@]}"; do tests_of "$m"; done | sort -u)
 
 # Each worker has a copy, and takes every jobs-th mutant.
 [[ $jobs -gt ${#chosen[@]} ]] && jobs=${#chosen[@]}
