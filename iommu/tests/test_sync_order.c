@@ -163,8 +163,8 @@ static uint64_t *flag_in(const struct fixture *fx, const uint8_t *slot)
 	return (uint64_t *)(uintptr_t)(slot + fx->slot) - 1;
 }
 
-/* One side writes an entry at the start of a slot and its flag at the end, again each time the copier
- * comes to one of the two: it never pauses. A first difference is there already. */
+/* One side writes an entry at the start of a slot and its flag at the end, again each time the
+ * copier comes to one of the two: it never pauses. A first difference is there already. */
 static void never_pause(const struct fixture *fx, uint8_t *slot)
 {
 	trap.entry = entry_in(slot);
