@@ -30,6 +30,7 @@
  * run: holds  shared-word-there-and-back	-			-DSHARED -DBACK
  * run: holds  order				-			-DORDER -DWRITES=3
  * run: holds  order-back-at-sync-points	-			-DORDER -DWRITES=3 -DBACK -DAT_SYNC_POINTS
+ * run: holds  order-back-one-pass-collect	-			-DORDER -DWRITES=3 -DBACK -DAT_SYNC_POINTS -DONE_PASS
  * run: holds  whole-words			-			-DTORN -DWRITES=3
  * run: holds  whole-words-back			-			-DTORN -DWRITES=3 -DBACK
  * run: broken merge-before-invalidation-ends	write_lost		-DSHARED -DMERGE_EARLY

@@ -9,9 +9,9 @@
 #	mutant NAME
 #	why WHAT MUST NOT HAPPEN
 #	file PATH
-#	tests NAME...		(with *: those there are)
+#	tests NAME...		(NAME*: those there are)
 #	<<<<
-#	text that is in the file exactly once
+#	text that is in the file exactly once (the last line may be the beginning of one)
 #	====
 #	text to put there instead
 #	>>>>
@@ -80,15 +80,16 @@ prepare() { # COPY TEST...
 }
 
 tests_of() { # MUTANT: one a line
-	local name path
-	for name in $(set -f; cat "$1/tests"); do
-		[[ $name == *'*'* ]] || echo "$name"
-	done
-	for path in "$top"/*/tests/test_*.c; do
-		path=${path##*/}
-		for name in $(set -f; cat "$1/tests"); do
-			# shellcheck disable=SC2053
-			[[ $name == *'*'* && ${path%.c} == $name ]] && echo "${path%.c}"
+	local name path names
+	read -ra names <"$1/tests"
+	for name in "${names[@]}"; do
+		if [[ $name != *'*' ]]; then
+			echo "$name"
+			continue
+		fi
+		for path in "$top"/*/tests/"${name%'*'}"*.c; do
+			path=${path##*/}
+			[[ $path == *'*'* ]] || echo "${path%.c}"
 		done
 	done
 }
@@ -104,19 +105,26 @@ build() { # COPY TEST...
 	make -C "$copy" --no-print-directory WARN=-w "${targets[@]}" >"$copy/log" 2>&1 || { cat "$copy/log"; return 1; }
 }
 
+# timeout and what runs under it.
+stop() { # PID
+	local child
+	child=$(cat "/proc/$1/task/$1/children" 2>/dev/null)
+	# shellcheck disable=SC2086
+	kill -KILL $child "$1" 2>/dev/null
+	wait "$1" 2>/dev/null
+}
+
 # Ends with the first test that fails: its threads may never end. Return: 0 passed, 1 failed, 2 crashed, 3 hung.
 run_test() { # COPY TEST
 	local copy=$1 pid status tenths=0
-	"$copy/build/native/$(path_of "$copy" "$2")" >"$copy/log" 2>&1 &
+	timeout -s KILL $((limit + 5)) "$copy/build/native/$(path_of "$copy" "$2")" >"$copy/log" 2>&1 &
 	pid=$!
 	while kill -0 "$pid" 2>/dev/null; do
 		if grep -q '^\[  FAILED  \] [a-z]' "$copy/log"; then
-			kill -KILL "$pid"
-			wait "$pid"
+			stop "$pid"
 			return 1
 		elif [[ $((tenths++)) -ge $((10 * limit)) ]]; then
-			kill -KILL "$pid"
-			wait "$pid"
+			stop "$pid"
 			return 3
 		fi
 		sleep 0.1
@@ -137,6 +145,7 @@ mutate() { # COPY MUTANT
 		my ($m, $path) = @ARGV;
 		sub slurp { local $/; open(my $f, "<", $_[0]) or die; my $t = <$f>; $t // "" }
 		my ($old, $new, $text) = (slurp("$m/old"), slurp("$m/new"), slurp($path));
+		chomp($old, $new); # it may begin or end inside a line
 		my $at = index($text, $old);
 		exit 1 if $at < 0 || index($text, $old, $at + 1) >= 0 || $old eq $new;
 		substr($text, $at, length $old) = $new;
