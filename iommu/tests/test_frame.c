@@ -103,6 +103,72 @@ static void frames_used_last_stand_in_front(void **state)
 	}
 }
 
+static void every_frame_has_a_place_in_either_list(void **state)
+{
+	struct frame_table *table = *state;
+
+	for (uint64_t i = 0; i < 100; i++) {
+		struct frame *frame = frame_add(table, i, FRAME_EXPOSED, guest);
+
+		frame->slot[0] = (frame_slot)guest | (i % 2 ? 3 : 1);
+	}
+	/* nothing of this may fail */
+	for (uint64_t i = 0; i < 100; i++)
+		frame_set_class(table, frame_find(table, i), FRAME_BOUNCE, guest);
+	for (uint64_t i = 0; i < 100; i++) {
+		frame_find(table, i)->slot[0] = (frame_slot)guest | 3;
+		frame_relist(table, frame_find(table, i));
+	}
+	assert_int_equal(table->rings.nr, 100);
+	for (uint64_t i = 0; i < 100; i++) {
+		frame_find(table, i)->slot[0] = (frame_slot)guest | 2;
+		frame_relist(table, frame_find(table, i));
+	}
+	assert_int_equal(table->others.nr, 100);
+}
+
+static void a_queue_keeps_its_order_and_counts_the_frames_of_its_runs(void **state)
+{
+	static const unsigned drops[] = {3, 0, 5, 1, 4, 2}; /* inside, head, tail, ... */
+	struct frame_table *table = *state;
+	struct frame_queue queue = {0};
+	struct frame *run[6];
+	bool in[6];
+	size_t nr = 0;
+
+	for (unsigned i = 0; i < 6; i++) {
+		run[i] = frame_add(table, i * 100, FRAME_PARKED, guest);
+		run[i]->run = (i + 1) & 0xfff;
+		frame_queue_push(&queue, run[i]);
+		in[i] = true;
+		nr += run[i]->run;
+		assert_int_equal(queue.nr, nr);
+	}
+	for (unsigned d = 0; d < 6; d++) {
+		const struct frame *at;
+
+		frame_queue_drop(&queue, run[drops[d]]);
+		in[drops[d]] = false;
+		nr -= run[drops[d]]->run;
+		assert_int_equal(queue.nr, nr);
+		at = queue.head;
+		for (unsigned i = 0; i < 6; i++) {
+			if (!in[i])
+				continue;
+			assert_ptr_equal(at, run[i]);
+			at = frame_queue_next(at);
+		}
+		assert_null(at);
+	}
+	assert_null(queue.head);
+	assert_null(queue.tail);
+	/* an empty one serves again */
+	frame_queue_push(&queue, run[2]);
+	assert_ptr_equal(queue.head, run[2]);
+	assert_ptr_equal(queue.tail, run[2]);
+	frame_queue_drop(&queue, run[2]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -114,6 +180,11 @@ int main(void)
 		cmocka_unit_test_setup_teardown(an_exposed_frame_stands_in_no_list_until_it_bounces,
 						four_slots, fini),
 		cmocka_unit_test_setup_teardown(frames_used_last_stand_in_front, four_slots, fini),
+		cmocka_unit_test_setup_teardown(every_frame_has_a_place_in_either_list, four_slots,
+						fini),
+		cmocka_unit_test_setup_teardown(
+			a_queue_keeps_its_order_and_counts_the_frames_of_its_runs, four_slots,
+			fini),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

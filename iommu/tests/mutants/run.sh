@@ -24,7 +24,7 @@ here=$(dirname "$(readlink -f "$0")")
 top=$(readlink -f "$here/../../..")
 work=${MUTANTS_BUILD:-$top/build/mutants}
 jobs=${JOBS:-$(nproc)}
-limit=60 # seconds for one test program: more is a hang
+limit=300 # seconds for one test program as it is; one with a mutant gets 20 times what it took, and 10
 export SEED=1 OPS=${OPS:-20000} # what random tests do must not be left to chance
 export CFLAGS=-O1
 unset MAKEFLAGS MFLAGS MAKELEVEL
@@ -67,7 +67,7 @@ split() {
 
 # A copy of the tree, built, in which tests pass.
 prepare() { # COPY TEST...
-	local copy=$1 test
+	local copy=$1 test start
 	shift
 	mkdir -p "$copy"
 	(cd "$top" && git ls-files -z --cached --others --exclude-standard -- Makefile iommu virtio guest-tests/tests.mk) |
@@ -75,7 +75,9 @@ prepare() { # COPY TEST...
 	mkdir -p "$copy/build" && touch "$copy/build/.deps"
 	build "$copy" "$@" || return
 	for test; do
-		run_test "$copy" "$test" >/dev/null || { echo "ERROR   $test fails as it is"; return 1; }
+		start=$SECONDS
+		run_test "$copy" "$test" || { tail -n 5 "$copy/log"; echo "ERROR   $test fails as it is"; return 1; }
+		echo $((10 + 20 * (SECONDS - start))) >"$work/limit.$test"
 	done
 }
 
@@ -102,7 +104,7 @@ build() { # COPY TEST...
 	local copy=$1 test targets=()
 	shift
 	for test; do targets+=("build/native/$(path_of "$copy" "$test")"); done
-	make -C "$copy" --no-print-directory WARN=-w "${targets[@]}" >"$copy/log" 2>&1 || { cat "$copy/log"; return 1; }
+	make -C "$copy" --no-print-directory -j "${make_jobs:-1}" WARN=-w "${targets[@]}" >"$copy/log" 2>&1 || { cat "$copy/log"; return 1; }
 }
 
 # timeout and what runs under it.
@@ -116,7 +118,8 @@ stop() { # PID
 
 # Ends with the first test that fails: its threads may never end. Return: 0 passed, 1 failed, 2 crashed, 3 hung.
 run_test() { # COPY TEST
-	local copy=$1 pid status tenths=0
+	local copy=$1 pid status tenths=0 limit=$limit
+	[[ -e $work/limit.$2 ]] && limit=$(<"$work/limit.$2")
 	timeout -s KILL $((limit + 5)) "$copy/build/native/$(path_of "$copy" "$2")" >"$copy/log" 2>&1 &
 	pid=$!
 	while kill -0 "$pid" 2>/dev/null; do
@@ -194,14 +197,17 @@ mapfile -t all_tests < <(for m in "${chosen[@]}"; do tests_of "$m"; done | sort 
 # Each worker has a copy, and takes every jobs-th mutant.
 [[ $jobs -gt ${#chosen[@]} ]] && jobs=${#chosen[@]}
 worker() { # NUMBER
-	local copy=$work/copy.$1 i
-	rm -rf "$copy"
-	prepare "$copy" "${all_tests[@]}" || return
+	local i
 	for ((i = $1; i < ${#chosen[@]}; i += jobs)); do
-		mutate "$copy" "${chosen[i]}"
+		mutate "$work/copy.$1" "${chosen[i]}"
 	done
 }
 
+rm -rf "$work"/copy.* "$work"/limit.*
+make_jobs=$jobs prepare "$work/copy.0" "${all_tests[@]}" || exit
+for ((j = 1; j < jobs; j++)); do
+	cp -a "$work/copy.0" "$work/copy.$j" || exit
+done
 {
 	for ((j = 0; j < jobs; j++)); do
 		worker "$j" &
