@@ -818,6 +818,7 @@ static void firmware_ran_before_any_lock(void **state)
 		quirks(m, (struct dart_model_quirks){.locked = true, .ttbr_read_only = true});
 		dart_model_firmware(m->dart, 2, is_t8110(m) ? v2 : v1, is_t8110(m) ? 1 : 0x80);
 		dart_model_firmware(m->dart, 64, v1, 0x80);
+		dart_model_firmware(m->dart, 1u << 30, v1, 0x80);
 		poke(m, ROOT, entry(m, LEAVES));
 		map(m, 5, FRAME(5));
 		assert_int_equal(lands(m, 2, 5 * PAGE), FRAME(5));
