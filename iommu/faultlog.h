@@ -2,8 +2,9 @@
 /*
  * faultlog - bounded log of faults: endpoint, iova, access, reason, count lost.
  *
- * Any thread may add, any thread may take; a leaf lock inside. What does not fit is counted as lost,
- * not kept: the oldest faults stay, since the first of a burst tells most.
+ * Any thread may add, any thread may take; a leaf lock inside. What does not fit, or comes faster
+ * than the limit allows, is counted as lost, not kept: the oldest faults stay, since the first of a
+ * burst tells most.
  */
 #ifndef IOMMU_FAULTLOG_H
 #define IOMMU_FAULTLOG_H
@@ -39,12 +40,24 @@ int faultlog_create(unsigned capacity, struct faultlog **out);
 void faultlog_destroy(struct faultlog *log); /* NULL is fine */
 
 /**
- * faultlog_set_notify - @fn is called after every faultlog_add(), also one that was lost; NULL: nobody is
+ * faultlog_set_limit - keep at most @per_second faults a second, after a burst of the log's
+ * capacity
+ * @per_second: 0: no limit
+ * @now_ns: a monotonic clock
  *
- * Every one, because a taker that once found no room for what it took may have room now and not know.
- * It is called from whatever thread adds, which may hold the mediator's lock, with the log's own lock
- * held: it must only wake somebody (write an eventfd) and return. Once this function returns, the
- * function set before is not running and is not called any more.
+ * A device that faults all the time would otherwise keep its owner, and the guest, busy with
+ * nothing else.
+ */
+void faultlog_set_limit(struct faultlog *log, uint32_t per_second, uint64_t (*now_ns)(void));
+
+/**
+ * faultlog_set_notify - @fn is called after faultlog_add(); NULL: nobody is
+ *
+ * Also after one that was lost, because a taker that once found no room for what it took may have
+ * room now and not know; but of those beyond the limit only after the first in a row. It is called
+ * from whatever thread adds, which may hold the mediator's lock, with the log's own lock held: it
+ * must only wake somebody (write an eventfd) and return. Once this function returns, the function
+ * set before is not running and is not called any more.
  */
 void faultlog_set_notify(struct faultlog *log, void (*fn)(void *ctx), void *ctx);
 

@@ -100,6 +100,7 @@ int mediator_create(const struct mediator_cfg *cfg, struct mediator **out)
 	ret = faultlog_create(FAULTLOG_CAPACITY, &m->faults);
 	if (ret)
 		goto err_m;
+	faultlog_set_limit(m->faults, cfg->fault_rate, m->env.now_ns);
 	ret = sync_scratch_create(SCRATCH_LINES, &m->env.scratch);
 	if (ret)
 		goto err_faults;

@@ -78,6 +78,8 @@ struct mediator_cfg {
 	uint64_t quarantine_ns; /* and how long, see mediator_expire(); 0: until there are too many
 				 */
 	uint64_t (*now_ns)(void); /* monotonic; NULL: CLOCK_MONOTONIC */
+	uint32_t fault_rate; /* faults a second that are kept for the guest, after a burst; 0: all
+				that fit */
 	/* A bounce frame whose last hole fills becomes direct, where instances can replace a page.
 	 */
 	bool promote;

@@ -58,6 +58,9 @@
  */
 #define QUARANTINE_FRAMES 64
 
+/* Faults a second that reach the guest; Linux prints each. */
+#define FAULT_RATE 1000
+
 /* More than Linux ever has: a domain per device, and mappings of 4 KiB up to 4 GiB. */
 #define MAX_DOMAINS  256
 #define MAX_MAPPINGS (1u << 20)
@@ -503,6 +506,7 @@ static int create_mediator(struct vm *vm)
 		.park_limit = PARK_LIMIT,
 		.quarantine_frames = QUARANTINE_FRAMES,
 		.promote = true,
+		.fault_rate = FAULT_RATE,
 		.doorbell = {LAYOUT_DOORBELL_BASE, LAYOUT_DOORBELL_BASE + LAYOUT_DOORBELL_LEN - 1},
 		.log = log_line,
 	};

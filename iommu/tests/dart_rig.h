@@ -127,6 +127,7 @@ struct rig_dart {
 	/* called before the driver's write reaches the model */
 	void (*before_write)(void *ctx, struct rig_dart *rig, uint32_t offset, uint32_t value);
 	void (*on_read)(void *ctx, struct rig_dart *rig, uint32_t offset);
+	void (*fault_to)(void *ctx, struct dart *dart, const struct dart_fault *fault);
 	void *hook_ctx;
 	/* the first faults reported, in order */
 	struct dart_fault fault[64];
@@ -187,7 +188,8 @@ static inline void rig_fault(void *ctx, struct dart *dart, const struct dart_fau
 {
 	struct rig_dart *rig = ctx;
 
-	(void)dart;
+	if (rig->fault_to)
+		rig->fault_to(rig->hook_ctx, dart, fault);
 	if (rig->nr_faults < ARRAY_SIZE(rig->fault))
 		rig->fault[rig->nr_faults] = *fault;
 	rig->nr_faults++;

@@ -1220,6 +1220,53 @@ static void a_fault_is_told_for_every_endpoint_of_its_stream(void **state)
 	assert_int_equal(fault.iova, IOVA);
 }
 
+/* From the hardware's latch to the log: what a hypervisor's interrupt handler does. */
+static void tell_mediator(void *ctx, struct dart *dart, const struct dart_fault *found)
+{
+	struct fixture *fx = ctx;
+	const struct fault fault = {
+		.reason = found->reason, .flags = found->flags, .iova = found->iova};
+
+	mediator_fault(fx->m, dart_instance(dart), dart_remap(dart, found->sid), &fault);
+}
+
+static void faults_of_devices_come_out_in_order_with_what_was_lost_counted(void **state)
+{
+	struct mediator_cfg cfg = base_cfg;
+	struct fixture *fx;
+	struct fault fault;
+	unsigned taken = 0;
+
+	cfg.fault_rate = 1;
+	clock_now = 0;
+	fx = one_dart(state, &cfg, false);
+	fx->dart[0].fault_to = tell_mediator;
+	map(fx, IOVA, RAM + H, H, RO);
+	assert_true(dev_read_faults(fx, IOVA + H + 8));
+	assert_true(dart_irq(fx->dart[0].dart));
+	dev_write_faults(fx, IOVA + 16);
+	assert_true(dart_irq(fx->dart[0].dart));
+	assert_false(dart_irq(fx->dart[0].dart));
+	assert_true(faultlog_take(mediator_faultlog(fx->m), &fault));
+	assert_int_equal(fault.iova, IOVA + H + 8);
+	assert_int_equal(fault.reason, FAULT_MAPPING);
+	assert_int_equal(fault.endpoint, 0);
+	assert_true(faultlog_take(mediator_faultlog(fx->m), &fault));
+	assert_int_equal(fault.iova, IOVA + 16);
+	assert_int_equal(fault.reason, FAULT_MAPPING);
+	assert_true(fault.flags & FAULT_WRITE);
+
+	for (unsigned i = 0; i < 1000; i++) {
+		assert_true(dev_read_faults(fx, IOVA + H + i * 8));
+		assert_true(dart_irq(fx->dart[0].dart));
+	}
+	while (faultlog_take(mediator_faultlog(fx->m), &fault))
+		assert_int_equal(fault.iova, IOVA + H + taken++ * 8);
+	assert_int_equal(stats_of(fx).faults, 1002);
+	assert_int_equal(stats_of(fx).faults_lost, 1000 - taken);
+	assert_true(taken && taken < 1000);
+}
+
 #define TEST(name) cmocka_unit_test_teardown(name, teardown)
 
 int main(void)
@@ -1259,6 +1306,7 @@ int main(void)
 		TEST(a_list_is_mapped_whole_or_not_at_all),
 		TEST(mappings_of_all_domains_are_bounded_together),
 		TEST(a_fault_is_told_for_every_endpoint_of_its_stream),
+		TEST(faults_of_devices_come_out_in_order_with_what_was_lost_counted),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -167,6 +167,52 @@ static void create_without_memory_is_enomem(void **state)
 
 #define LOG_TEST(f) cmocka_unit_test_setup_teardown(f, empty_log, destroy_log)
 
+static uint64_t clock_now;
+
+static uint64_t test_clock(void)
+{
+	return clock_now;
+}
+
+static void faults_beyond_the_limit_are_lost_and_counted(void **state)
+{
+	struct faultlog *log = *state;
+	unsigned calls = 0;
+
+	clock_now = 1000000000;
+	faultlog_set_limit(log, 10, test_clock);
+	faultlog_set_notify(log, count_call, &calls);
+	/* a burst of the capacity; who takes at once makes room, not time */
+	for (unsigned i = 0; i < 3 * CAPACITY; i++) {
+		add(log, i);
+		if (i < CAPACITY)
+			assert_takes(log, i);
+		assert_empty(log);
+	}
+	assert_int_equal(faultlog_total(log), 3 * CAPACITY);
+	assert_int_equal(faultlog_lost(log), 2 * CAPACITY);
+	assert_int_equal(calls, CAPACITY + 1);
+	/* one more each 100 ms, not a nanosecond earlier */
+	clock_now += 99999999;
+	add(log, 90);
+	assert_empty(log);
+	clock_now += 1;
+	add(log, 91);
+	assert_takes(log, 91);
+	add(log, 92);
+	assert_empty(log);
+	assert_int_equal(calls, CAPACITY + 3);
+	/* however long it was quiet, no more than a burst */
+	clock_now += UINT64_MAX / 2;
+	for (unsigned i = 0; i < 2 * CAPACITY; i++)
+		add(log, i);
+	for (unsigned i = 0; i < CAPACITY; i++)
+		assert_takes(log, i);
+	assert_empty(log);
+	assert_int_equal(faultlog_total(log), 5 * CAPACITY + 3);
+	assert_int_equal(faultlog_lost(log), 3 * CAPACITY + 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -174,6 +220,7 @@ int main(void)
 		LOG_TEST(what_does_not_fit_is_counted_and_the_oldest_stay),
 		LOG_TEST(clear_drops_what_is_kept_and_keeps_the_counts),
 		LOG_TEST(every_fault_notifies_until_nobody_is_set),
+		LOG_TEST(faults_beyond_the_limit_are_lost_and_counted),
 		LOG_TEST(threads_that_add_and_take_lose_no_count),
 		cmocka_unit_test(create_without_memory_is_enomem),
 	};
