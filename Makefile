@@ -62,7 +62,8 @@ arm64_DEPS := $(if $(ARM_SYSROOT),$(ARM_SYSROOT)/.stamp)
 # For the fuzzers: gcc has no libFuzzer.
 clang_CC := clang
 clang_AR := gcc-ar
-clang_CFLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+clang_CFLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer \
+  -Wno-bitwise-instead-of-logical
 clang_LDFLAGS := -fsanitize=fuzzer,address,undefined
 clang_DEPS := $(B)/.deps-clang
 
@@ -123,7 +124,7 @@ $(B)/arm64/granule: $(patsubst %.c,$(B)/arm64/%.o,$(vmm_KVM_SRCS)) $(foreach l,$
 
 # ---- unit tests -----------------------------------------------------------------------------------
 
-THREADED := test_dart test_dart_model test_faultlog test_mediator test_oracle* test_sync
+THREADED := test_dart* test_faultlog test_mediator* test_oracle* test_sync
 
 # $(1) flavour, $(2) layer, $(3) test_<noun>
 define unit_test
@@ -149,7 +150,7 @@ check-asan: $(asan_TESTS) ## unit tests under ASan and UBSan
 
 # Without ASLR where that is allowed: TSan has fixed ideas of what lies where. OPS: an oracle's operations.
 check-tsan: $(tsan_TESTS) ## unit tests that have threads, under TSan
-	$(Q)! setarch -R true 2>/dev/null || fixed='setarch -R'; OPS=$${OPS:-20000} $$fixed guest-tests/unit.sh $(tsan_TESTS)
+	$(Q)! setarch -R true 2>/dev/null || fixed='setarch -R'; OPS=$${OPS:-5000} $$fixed guest-tests/unit.sh $(tsan_TESTS)
 
 # An emulated CPU is some 20 times slower. OPS: as above.
 check-arm64: $(arm64_TESTS) ## unit tests of iommu/ on arm64, with 16 KiB pages

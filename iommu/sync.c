@@ -249,7 +249,7 @@ static inline bool line_differs(const uint64_t *a, const uint64_t *b)
 	}
 
 DEFINE_NEW_LINES(new_lines, any)
-#ifdef __x86_64__
+#if defined(__x86_64__) && !defined(__clang__) /* the fuzzers' compiler has no such pragmas */
 typedef long long vec_x86 __attribute__((vector_size(VEC), may_alias));
 #define any_avx2(v) (!__builtin_ia32_ptestz256((vec_x86)(v), (vec_x86)(v)))
 #pragma GCC push_options
@@ -261,7 +261,7 @@ DEFINE_NEW_LINES(new_lines_avx2, any_avx2)
 static unsigned store_new_lines(uint64_t *dst, const uint64_t *twin, const uint64_t *src,
 				unsigned nr, uint8_t *left)
 {
-#ifdef __x86_64__
+#if defined(__x86_64__) && !defined(__clang__)
 	if (__builtin_cpu_supports("avx2"))
 		return new_lines_avx2(dst, twin, src, nr, left);
 #endif
