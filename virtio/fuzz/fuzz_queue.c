@@ -61,6 +61,11 @@ static uint8_t *ram_at(uint64_t gpa, uint64_t len)
 	return NULL;
 }
 
+static uint64_t span_end(uint64_t gpa)
+{
+	return gpa < RAM2 ? RAM + RAM_LEN : RAM2 + RAM2_LEN;
+}
+
 struct walk {
 	unsigned nr_readable, nr_writable;
 	uint64_t bytes[2];
@@ -349,6 +354,9 @@ static void step(struct input *in)
 			break;
 		put_le64(at, take_gpa(in));
 		put_le32(at + 8, q & 8 ? take32(in) : take8(in) * (q & 16 ? 16u : 1u));
+		if (q & 128) /* to the end of its span, or one byte to either side */
+			put_le32(at + 8, (uint32_t)(span_end(get_le64(at)) - get_le64(at)) +
+						 take8(in) % 3 - 1);
 		put_le16(at + 12, q & 32 ? take16(in) : take8(in) & 7);
 		put_le16(at + 14, q & 64 ? take16(in) : (uint16_t)(i + 1));
 		break;
