@@ -311,7 +311,7 @@ static void map(struct input *in, struct user *u)
 	if (iova < r->start || iova > r->last || len - 1 > r->last - iova || overlaps(u, iova, len))
 		return;
 	for (unsigned i = 0; i < MAX_MAPPINGS; i++)
-		if (!u->v[i].live && (!slot || !u->v[i].nr))
+		if (!u->v[i].live && (!slot || (slot->nr && !u->v[i].nr)))
 			slot = &u->v[i];
 	if (!slot)
 		return;

@@ -390,7 +390,8 @@ static void reap_events(void)
 
 		demand(len == 0 ? desc->len < sizeof(*event) : len == sizeof(*event));
 		if (len)
-			demand(event->reason <= VIRTIO_IOMMU_FAULT_R_MAPPING &&
+			demand(desc->len >= sizeof(*event) &&
+			       event->reason <= VIRTIO_IOMMU_FAULT_R_MAPPING &&
 			       !event->reserved[0] && !event->reserved2[0]);
 	}
 }
@@ -485,7 +486,8 @@ static void request(struct input *in, uint8_t type)
 		len += take8(in) % 4;
 		len -= take8(in) % 4 % (len + 1);
 		len = MIN(len, (uint32_t)sizeof(req.bytes));
-		room += take8(in) % 8;
+		/* a tail that does not fit, or has room behind it */
+		room = room + 4 - MIN(take8(in) % 9u, room + 4);
 	}
 	send(req.bytes, len, room, cuts);
 }

@@ -23,7 +23,7 @@
 #include "vmm/layout.h"
 
 #define MIB	 0x100000ull
-#define MAX_FILE (1 << 16)
+#define MAX_FILE (1 << 18)
 
 enum { AS_IT_IS, GZIP, ZBOOT_GZIP, ZBOOT_ZSTD, NR_WAYS };
 
@@ -135,14 +135,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	/* what is left of the input decides on the plan; the file comes last */
 	uint8_t tail[12];
 	struct input plan = {tail, sizeof(tail)};
-	uint64_t limit = how & 0x40 ? 4 * MIB : how & 0x80 ? 64 * MIB : 16 * MIB;
+	uint64_t limit = how & 0x40 ? MAX_FILE - 16 : how & 0x80 ? 64 * MIB : 16 * MIB;
+	static uint8_t body[MAX_FILE];
+	size_t body_len;
 	struct kernel_image image;
 	char error[160];
 	size_t n;
 	int ret;
 
 	take(&in, tail, sizeof(tail));
-	n = pack(how % NR_WAYS, in.at, MIN(in.left, (size_t)MAX_FILE), packed, sizeof(packed));
+	body_len = MIN(in.left, sizeof(body));
+	memset(body, 0, sizeof(body));
+	if (body_len)
+		memcpy(body, in.at, body_len);
+	if (how & 0x10) /* zeros follow, up to a little before or after the limit */
+		body_len = MAX_FILE - tail[10] % 32;
+	n = pack(how % NR_WAYS, body, body_len, packed, sizeof(packed));
 	if (how & 0x20) /* cut short */
 		n -= MIN(n, (size_t)tail[11]);
 	demand(!ftruncate(file, 0));
@@ -164,9 +172,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	demand(!memcmp(image.data + 56, "ARM\x64", 4));
 	if (how % NR_WAYS != AS_IT_IS && !(how & 0x20)) {
 		/* it is what was packed */
-		demand(image.len == MIN(in.left, (size_t)MAX_FILE));
-		demand(!memcmp(image.data, in.at, image.len));
+		demand(image.len == body_len && !memcmp(image.data, body, body_len));
 	}
+	/* and nothing behind the end of the file was taken for a part of it */
+	if (!strncmp(image.format, "EFI", 3))
+		demand(n >= 64 && (uint64_t)get_le32(packed + 8) + get_le32(packed + 12) <= n);
 	check_plan(&image, &plan);
 	kernel_free(&image);
 	demand(inspect_run(path) == EXIT_POWEROFF);
