@@ -119,10 +119,9 @@ static bool is_lazy(const struct domain *dom)
 
 static void set_run_class(struct domain *dom, struct frame *head, enum frame_class class)
 {
-	uint64_t index = head->index;
-
-	for (unsigned i = 0; i < head->run; i++) {
-		struct frame *frame = i ? frame_find(&dom->frames, index + i) : head;
+	frame_set_class(&dom->frames, head, class, head->page);
+	for (unsigned i = 1; i < head->run; i++) {
+		struct frame *frame = frame_find(&dom->frames, head->index + i);
 
 		frame_set_class(&dom->frames, frame, class, frame->page);
 	}
@@ -524,6 +523,7 @@ static int move_to_bounce(struct domain *dom, struct frame *frame, uint8_t *page
 	else
 		dom->env->stats->exposed_live--;
 	frame_set_class(&dom->frames, frame, FRAME_BOUNCE, page);
+	frame_relist(&dom->frames, frame);
 	frame->prot = PROT_DEV_BOTH;
 	frame->moving = true;
 	dom->moving = true;
@@ -651,6 +651,7 @@ static int unmap_to_bounce(struct domain *dom, struct frame *frame, uint8_t *pag
 		goto err;
 	}
 	frame_set_class(&dom->frames, frame, FRAME_BOUNCE, page);
+	frame_relist(&dom->frames, frame);
 	frame->prot = PROT_DEV_BOTH;
 	dom->env->stats->reclassified++;
 	dom->env->stats->exposed_live--;
@@ -897,16 +898,29 @@ static int map_part(struct domain *dom, const struct shape *shape, const struct 
 
 /* ---- partly covered frames: UNMAP ---- */
 
-/* 1: its slots are none any more, as far as others are concerned. */
-static void doom_part(struct domain *dom, const struct shape *shape, const struct mapping *map,
-		      uint64_t index)
-{
-	struct cover cover = cover_of(dom, map, shape->hva, index);
-	struct frame *frame = frame_find(&dom->frames, index);
+/* A mapping that goes, and what of it shares frames with others. */
+struct doomed {
+	struct mapping map;
+	struct shape shape;
+	/* of each part; NULL: gone before, a window whose slots have all been cleared */
+	struct frame *frame[2];
+	struct cover cover[2];
+};
 
-	for (unsigned i = 0; i < cover.nr; i++)
-		frame->slot[cover.first + i] |= SLOT_DYING;
-	frame->live = (frame->live - cover.nr) & 0x1f;
+static void find_parts(const struct domain *dom, struct doomed *d)
+{
+	for (unsigned i = 0; i < d->shape.nr_parts; i++) {
+		d->frame[i] = frame_find(&dom->frames, d->shape.part[i]);
+		d->cover[i] = cover_of(dom, &d->map, d->shape.hva, d->shape.part[i]);
+	}
+}
+
+/* 1: its slots are none any more, as far as others are concerned. */
+static void doom_part(struct frame *frame, const struct cover *cover)
+{
+	for (unsigned i = 0; i < cover->nr; i++)
+		frame->slot[cover->first + i] |= SLOT_DYING;
+	frame->live = (frame->live - cover->nr) & 0x1f;
 }
 
 static void clear_dying(const struct domain *dom, struct frame *frame)
@@ -939,10 +953,8 @@ static void cut_window(struct domain *dom, struct frame *frame)
 }
 
 /* 2, once for each frame: devices are cut off from the slots that go, as far as they can be. */
-static void cut_part(struct domain *dom, uint64_t index)
+static void cut_part(struct domain *dom, struct frame *frame)
 {
-	struct frame *frame = frame_find(&dom->frames, index);
-
 	if (frame->cut)
 		return;
 	frame->cut = true;
@@ -974,18 +986,16 @@ static void end_run(struct domain *dom, struct frame *head, bool flushed)
 }
 
 /* 3, after the invalidation: what devices wrote goes to the guest, the slots go. */
-static void drop_part(struct domain *dom, const struct shape *shape, const struct mapping *map,
-		      uint64_t index, bool flushed)
+static void drop_part(struct domain *dom, struct frame *frame, const struct cover *cover,
+		      bool flushed)
 {
 	uint64_t g = dom->env->granule;
-	struct cover cover = cover_of(dom, map, shape->hva, index);
-	struct frame *frame = frame_find(&dom->frames, index);
 	bool dying = false, used = false, kept;
 
 	if (!frame)
-		return; /* a window whose slots have all gone, seen by another mapping */
+		return;
 	kept = frame->live || !flushed || can_park(dom, 1, frame->prot);
-	for (unsigned s = cover.first; s < cover.first + cover.nr; s++) {
+	for (unsigned s = cover->first; s < cover->first + cover->nr; s++) {
 		if (frame->class == FRAME_BOUNCE && (frame->slot[s] & SLOT_DYING)) {
 			collect_last(dom, frame, s);
 			/* The page lives on, with other slots or other uses of this IOVA: nothing
@@ -1265,16 +1275,18 @@ static void drop_body(struct domain *dom, const struct shape *shape, bool flushe
 static void undo_parts(struct domain *dom, const struct shape *shape, const struct mapping *map,
 		       unsigned nr)
 {
+	struct doomed d = {.map = *map, .shape = *shape};
 	bool flushed;
 
+	find_parts(dom, &d);
 	for (unsigned i = 0; i < nr; i++)
-		doom_part(dom, shape, map, shape->part[i]);
+		doom_part(d.frame[i], &d.cover[i]);
 	for (unsigned i = 0; i < nr; i++)
-		cut_part(dom, shape->part[i]);
+		cut_part(dom, d.frame[i]);
 	flushed = dom->removed;
 	(void)flush_if_due(dom);
 	for (unsigned i = 0; i < nr; i++)
-		drop_part(dom, shape, map, shape->part[i], flushed);
+		drop_part(dom, d.frame[i], &d.cover[i], flushed);
 }
 
 static void finish_moves(struct domain *dom, const struct mapping *map)
@@ -1365,19 +1377,13 @@ int domain_map_list(struct domain *dom, mapping_fn next, void (*rewind)(void *ct
 	return ret;
 }
 
-/* A mapping of a range that is being removed. */
-struct doomed {
-	struct mapping map;
-	struct shape shape;
-};
-
 /* False: that was the last one up to @last. */
-static bool next_doomed(const struct domain *dom, uint64_t last, struct doomed *doomed)
+static bool next_doomed(const struct domain *dom, uint64_t last, struct doomed *d)
 {
-	if (doomed->map.last >= last ||
-	    !maptree_first(dom->maps, doomed->map.last + 1, last, &doomed->map))
+	if (d->map.last >= last || !maptree_first(dom->maps, d->map.last + 1, last, &d->map))
 		return false;
-	doomed->shape = shape_of(dom, &doomed->map);
+	d->shape = shape_of(dom, &d->map);
+	find_parts(dom, d);
 	return true;
 }
 
@@ -1399,17 +1405,18 @@ int domain_unmap(struct domain *dom, uint64_t start, uint64_t last)
 	    tail.last > last)
 		return -ERANGE;
 	first.shape = shape_of(dom, &first.map);
+	find_parts(dom, &first);
 
 	d = first;
 	do {
 		for (unsigned i = 0; i < d.shape.nr_parts; i++)
-			doom_part(dom, &d.shape, &d.map, d.shape.part[i]);
+			doom_part(d.frame[i], &d.cover[i]);
 	} while (next_doomed(dom, last, &d));
 	d = first;
 	do {
 		cut_body(dom, &d.shape);
 		for (unsigned i = 0; i < d.shape.nr_parts; i++)
-			cut_part(dom, d.shape.part[i]);
+			cut_part(dom, d.frame[i]);
 	} while (next_doomed(dom, last, &d));
 	/* Before anything is copied or reused: what a device wrote to guest memory until now is
 	 * there, and what it writes from now on reaches nobody. */
@@ -1419,7 +1426,7 @@ int domain_unmap(struct domain *dom, uint64_t start, uint64_t last)
 	do {
 		drop_body(dom, &d.shape, flushed);
 		for (unsigned i = 0; i < d.shape.nr_parts; i++)
-			drop_part(dom, &d.shape, &d.map, d.shape.part[i], flushed);
+			drop_part(dom, d.frame[i], &d.cover[i], flushed);
 		(void)maptree_remove(dom->maps, d.map.start);
 	} while (next_doomed(dom, last, &d));
 	dom->moving = false;

@@ -160,7 +160,6 @@ void frame_set_class(struct frame_table *table, struct frame *frame, enum frame_
 	}
 	frame->class = class;
 	frame->page = page;
-	frame_relist(table, frame);
 }
 
 void frame_relist(struct frame_table *table, struct frame *frame)

@@ -88,8 +88,8 @@ struct frame *frame_add(struct frame_table *table, uint64_t index, enum frame_cl
 /* frame_del - out of the table and its list, freed */
 void frame_del(struct frame_table *table, struct frame *frame);
 
-/* frame_set_class - a new class and page; leaves or enters the lists as the class asks; cannot fail
- */
+/* frame_set_class - a new class and page; a bounce frame enters "others", to be relisted once its
+ * slots are what they will be; cannot fail */
 void frame_set_class(struct frame_table *table, struct frame *frame, enum frame_class class,
 		     uint8_t *page);
 

@@ -76,6 +76,7 @@ static void an_exposed_frame_stands_in_no_list_until_it_bounces(void **state)
 	frame_relist(table, frame);
 	assert_int_equal(table->rings.nr + table->others.nr, 0);
 	frame_set_class(table, frame, FRAME_BOUNCE, guest + 0x4000);
+	frame_relist(table, frame);
 	assert_int_equal(table->rings.nr, 1);
 	assert_int_equal(table->others.nr, 0);
 	assert_ptr_equal(frame->page, guest + 0x4000);
