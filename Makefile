@@ -75,6 +75,8 @@ DEPS_BUILD := gcc libc6-dev libcmocka-dev liburing-dev libfdt-dev zlib1g-dev lib
 DEPS_CROSS := $(if $(ARM_PREFIX),gcc-aarch64-linux-gnu libc6-dev-arm64-cross binutils-aarch64-linux-gnu)
 DEPS_LAB := qemu-system-arm ipxe-qemu cpio kmod xz-utils squashfs-tools debian-archive-keyring bsdutils procps
 DEPS_PROOFS := spin
+# Only `make bench`: GLib's tree is a yardstick there.
+DEPS_BENCH := libglib2.0-dev pkg-config
 DEPS := $(DEPS_BUILD) $(DEPS_CROSS) $(DEPS_LAB) $(DEPS_PROOFS)
 
 $(B)/.deps: Makefile
@@ -196,6 +198,25 @@ mutants: $(B)/.deps ## break each guarantee in turn; a unit test must go red
 soak: $(ORACLES) ## random operations until interrupted, or DURATION=seconds
 	$(Q)iommu/tests/soak.sh $(ORACLES)
 
+# ---- speed ----------------------------------------------------------------------------------------
+
+$(B)/.deps-bench: $(B)/.deps
+	$(Q)guest-tests/deps.sh $(DEPS_BENCH)
+	@touch $@
+
+$(B)/native/iommu/bench/bench.o: iommu/bench/bench.c $(B)/.deps-bench
+	@mkdir -p $(dir $@)
+	$(call say,CC,$@)
+	$(Q)$(native_CC) $(CSTD) $(WARN) $(CPPFLAGS_ALL) $(CFLAGS) -O2 $$(pkg-config --cflags glib-2.0) -MMD -MP -c -o $@ $<
+-include $(B)/native/iommu/bench/bench.d
+
+$(B)/native/iommu/bench/bench: $(B)/native/iommu/bench/bench.o $(B)/native/iommu.a
+	$(call say,LINK,$@)
+	$(Q)$(native_CC) $(native_CFLAGS) $(native_LDFLAGS) -o $@ $^ $$(pkg-config --libs glib-2.0) -lm -lpthread
+
+bench: $(B)/native/iommu/bench/bench ## what the mediator costs: a table, and build/bench.json
+	$(Q)$< iommu/tests/data $(B)/bench.json
+
 # ---- the program, the lab, the guests -------------------------------------------------------------
 
 all: $(B)/arm64/granule $(foreach l,$(LAYERS),$(B)/native/$(l).a) ## build everything (default)
@@ -212,6 +233,6 @@ tidy: ## clang-tidy the native sources
 clean: ## remove what was built; fetched packages stay
 	$(Q)rm -rf $(addprefix $(B)/,$(FLAVOURS))
 
-.PHONY: all check check-asan check-tsan check-arm64 proofs mutants soak help format tidy clean
+.PHONY: all bench check check-asan check-tsan check-arm64 proofs mutants soak help format tidy clean
 
 -include guest-tests/tests.mk
