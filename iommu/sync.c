@@ -342,10 +342,10 @@ static unsigned collect_line(uint64_t *dst, const uint64_t *twin, const uint64_t
 #pragma GCC unroll 8
 	for (unsigned i = 0; i < LINE_WORDS; i++) {
 		uint64_t old = twin[i];
-		bool part;
+		unsigned part;
 
 		word[i] = load_word(src + i);
-		part = has_zero_byte(word[i] ^ old) | (load_word(dst + i) != old);
+		part = (unsigned)has_zero_byte(word[i] ^ old) | (load_word(dst + i) != old);
 		__atomic_store_n(part ? &nowhere : dst + i, word[i], __ATOMIC_RELAXED);
 		left[nr_left] = (uint8_t)i;
 		nr_left += part;
