@@ -169,21 +169,25 @@ static uint64_t take_addr(struct input *in)
 {
 	uint8_t how = take8(in);
 	uint64_t page = how % 16, at = take16(in) % (1u << b.geo.page_lg2);
+	uint64_t nr = dart_table_entries(&b.geo), low, high;
 
 	if (how >= 0xf0)
 		return take64(in);
-	/* low pages of each of the tables that an upper index can name */
-	return (page % 4) << b.geo.page_lg2 |
-	       (page >> 2) << dart_level_lg2(&b.geo, 1 + (how >> 6) % 2) | at;
+	/* the first entries of a table, or the last, at both of the lower levels */
+	low = how & 0x10 ? nr - 1 - page % 4 : page % 4;
+	high = how & 0x20 ? nr - 1 - (page >> 2) : page >> 2;
+	return low << b.geo.page_lg2 | high << dart_level_lg2(&b.geo, 1 + (how >> 6) % 2) | at;
 }
 
 static void take_entry(struct input *in)
 {
 	uint8_t how = take8(in), page = take8(in), index = take8(in);
-	uint64_t at = page % PAGES * PAGE_LEN + index % 8 * 8u, to = PA, pte;
+	unsigned nr = dart_table_entries(&b.geo);
+	uint64_t at = page % PAGES * PAGE_LEN, to = PA, pte;
 	struct dart_geometry wide = b.geo;
 	struct dart_leaf leaf = {.prot = 1 + (how >> 2) % 3, .last = (1u << b.geo.page_lg2) - 1};
 
+	at += (index & 0x80 ? nr - 1 - index % 8 : index % 8u) * 8u;
 	to += (how >> 4) % (PAGES + 1) * PAGE_LEN;
 	wide.oas = b.fmt->oas;
 	leaf.pa = to;
