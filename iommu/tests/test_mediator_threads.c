@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "iommu/mediator.h"
 #include "iommu/tests/fake_instance.h"
@@ -117,9 +118,99 @@ static void requests_and_sync_points_of_several_threads_are_each_whole(void **st
 	free(ram);
 }
 
+/* ---- the lock, without luck ---- */
+
+static struct {
+	struct mediator *m;
+	atomic_bool entered, got_in;
+	pthread_t thread;
+	struct shadow_ops ops;
+	unsigned times;
+} probe;
+
+static void *intruder(void *arg)
+{
+	(void)arg;
+	atomic_store(&probe.entered, true);
+	(void)mediator_input_range(probe.m);
+	atomic_store(&probe.got_in, true);
+	return NULL;
+}
+
+/* While an instance is being called, a call of another thread does not get in: time is given to one
+ * that could, not to one that cannot. */
+static void look(void)
+{
+	const struct timespec ms = {.tv_nsec = 1000000};
+
+	atomic_store(&probe.entered, false);
+	atomic_store(&probe.got_in, false);
+	assert_int_equal(pthread_create(&probe.thread, NULL, intruder, NULL), 0);
+	while (!atomic_load(&probe.entered))
+		nanosleep(&ms, NULL);
+	for (unsigned i = 0; i < 30 && !atomic_load(&probe.got_in); i++)
+		nanosleep(&ms, NULL);
+	if (atomic_load(&probe.got_in))
+		fail_msg("the lock is not held while an instance is called");
+	probe.times++;
+}
+
+static int probing_map(struct shadow *shadow, uint64_t iova, void *hva, uint64_t len, unsigned prot)
+{
+	look();
+	return fake_map(shadow, iova, hva, len, prot);
+}
+
+static void probing_unmap(struct shadow *shadow, uint64_t iova, uint64_t len)
+{
+	look();
+	fake_unmap(shadow, iova, len);
+}
+
+static void the_lock_is_held_while_instances_are_called(void **state)
+{
+	static struct fake_instance inst;
+	struct gmem gmem = {0};
+	uint8_t *ram = aligned_alloc(H, RAM_LEN);
+	const struct mediator_cfg cfg = {
+		.gmem = &gmem,
+		.guest_granule = G,
+		.pool_limit = 64 * H,
+		.max_domains = 8,
+		.max_mappings = 16,
+		.doorbell = {1, 0},
+	};
+	const struct stream stream = {&inst.inst, 0};
+	const struct endpoint_cfg cfg_ep = {
+		.id = 1, .name = "device", .streams = &stream, .nr_streams = 1, .sync = SYNC_FULL};
+	const struct mapping map = {H, 2 * H - 1, RAM, MAP_READ};
+	struct endpoint *ep;
+
+	(void)state;
+	assert_int_equal(gmem_add(&gmem, RAM, RAM_LEN, ram), 0);
+	assert_int_equal(mediator_create(&cfg, &probe.m), 0);
+	fake_init(&inst, H, 0, 0xffffffff);
+	assert_int_equal(mediator_add_endpoint(probe.m, &cfg_ep, &ep), 0);
+	assert_int_equal(mediator_attach(probe.m, 1, 1, false), 0);
+	probe.ops = *inst.shadow.ops;
+	probe.ops.map = probing_map;
+	probe.ops.unmap = probing_unmap;
+	inst.shadow.ops = &probe.ops;
+
+	assert_int_equal(mediator_map(probe.m, 1, &map), 0);
+	assert_int_equal(probe.times, 1);
+	pthread_join(probe.thread, NULL);
+	assert_int_equal(mediator_unmap(probe.m, 1, map.start, map.last), 0);
+	assert_int_equal(probe.times, 2);
+	pthread_join(probe.thread, NULL);
+	mediator_destroy(probe.m);
+	free(ram);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_lock_is_held_while_instances_are_called),
 		cmocka_unit_test(requests_and_sync_points_of_several_threads_are_each_whole),
 	};
 
