@@ -208,6 +208,22 @@ static void zeroing_leaves_nothing_and_takes_no_more(void **state)
 		assert_int_equal(words[i], 0);
 }
 
+static void every_word_of_a_slot_arrives_whatever_its_rights(void **state)
+{
+	static const unsigned mix[4] = {3, 2, 1, 0};
+	struct fixture *fx = *state;
+	struct frame *frame = frame_of(fx, 1, 0, mix);
+
+	for (unsigned i = 0; i < G; i++)
+		frame->page[i] = frame->page[G + i] = (uint8_t)(1 + i % 251);
+	sync_now(fx, SYNC_FOR_CPU, SYNC_FULL);
+	assert_memory_equal(guest, frame->page, 2 * G);
+	for (unsigned i = 0; i < G; i++)
+		guest[i] = guest[G + i] = guest[2 * G + i] = (uint8_t)(1 + i % 241);
+	sync_now(fx, SYNC_FOR_DEVICE, SYNC_FULL);
+	assert_memory_equal(frame->page, guest, 3 * G);
+}
+
 static void rings_mode_leaves_payload_to_map_and_unmap(void **state)
 {
 	static const unsigned mix[4] = {3, 2, 1, 0};
@@ -933,6 +949,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(only_changed_bytes_travel, setup, teardown),
 		cmocka_unit_test(zeroing_leaves_nothing_and_takes_no_more),
+		cmocka_unit_test_setup_teardown(every_word_of_a_slot_arrives_whatever_its_rights,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(every_bit_of_every_byte_travels, setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			what_the_cpu_changes_in_a_read_only_slot_reaches_the_device_at_its_sync_point,

@@ -232,6 +232,7 @@ static void check_snapshot(struct fixture *fx, unsigned first, unsigned second)
 	end_trap();
 	assert_int_equal(trap.times, 1);
 	assert_true(*entry >= *flag);
+	assert_int_equal(fx->stats.unstable, 0);
 	sync_for_cpu(fx);
 	assert_true(*entry == 1 && *flag == 1);
 }
