@@ -10,6 +10,7 @@
 #	why WHAT MUST NOT HAPPEN
 #	file PATH
 #	tests NAME...		(NAME*: those there are)
+#	cflags FLAG...		(may be left out: for the file alone)
 #	<<<<
 #	text that is in the file exactly once (the last line may be the beginning of one)
 #	====
@@ -50,7 +51,7 @@ split() {
 					my $d = sprintf("%s/%03d", $dir, $n++);
 					mkdir $d or die "$d: $!\n";
 					my %text = (list => $base, name => $m{mutant}, why => $m{why}, file => $m{file},
-						    tests => $m{tests}, old => $m{old}, new => $m{new} // "");
+						    tests => $m{tests}, cflags => $m{cflags} // "", old => $m{old}, new => $m{new} // "");
 					for (keys %text) {
 						open(my $o, ">", "$d/$_") or die;
 						print $o $text{$_};
@@ -58,7 +59,7 @@ split() {
 					}
 					%m = ();
 				} elsif ($_ eq "<<<<\n") { $in = "old" }
-				elsif (/^(mutant|why|file|tests) (.*)$/) { $m{$1} = $2 }
+				elsif (/^(mutant|why|file|tests|cflags) (.*)$/) { $m{$1} = $2 }
 				elsif (!/^(#.*)?$/) { die "$list:$.: what is this: $_" }
 			}
 			die "$list: ends in the middle of a mutant\n" if %m;
@@ -155,7 +156,7 @@ mutate() { # COPY MUTANT
 		open(my $f, ">", $path) or die;
 		print $f $text;' "$m" "$copy/$file"; then
 		verdict="ERROR   $name: the text to change is not in $file exactly once"
-	elif ! build "$copy" "${tests[@]}" >"$m/log"; then
+	elif ! CFLAGS="$CFLAGS $(<"$m/cflags")" build "$copy" "${tests[@]}" >"$m/log"; then
 		verdict="ERROR   $name: does not build: $(grep -m 1 'error' "$m/log")"
 	else
 		for test in "${tests[@]}"; do
