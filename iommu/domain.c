@@ -30,31 +30,31 @@ struct shape {
 	uint64_t nr_body;
 };
 
-static struct shape shape_of(const struct domain *dom, const struct mapping *map)
+/* Written where it is wanted: a copy of it costs more than all the rest. */
+static void find_shape(const struct domain *dom, const struct mapping *map, struct shape *shape)
 {
 	uint64_t h = dom->env->frame_size;
 	uint64_t first = map->start >> dom->env->frame_lg2;
 	uint64_t last = map->last >> dom->env->frame_lg2;
 	bool head_whole = IS_ALIGNED(map->start, h);
 	bool tail_whole = IS_ALIGNED(map->last + 1, h);
-	struct shape shape = {0};
 
+	*shape = (struct shape){0};
 	if (map->flags & (MAP_READ | MAP_WRITE))
-		shape.hva = gmem_ptr(dom->env->gmem, map->gpa, map->last - map->start + 1);
-	if (!shape.hva)
-		return shape;
-	shape.direct = IS_ALIGNED(map->start ^ map->gpa, h);
+		shape->hva = gmem_ptr(dom->env->gmem, map->gpa, map->last - map->start + 1);
+	if (!shape->hva)
+		return;
+	shape->direct = IS_ALIGNED(map->start ^ map->gpa, h);
 	if (first == last && !(head_whole && tail_whole)) {
-		shape.part[shape.nr_parts++] = first;
-		return shape;
+		shape->part[shape->nr_parts++] = first;
+		return;
 	}
 	if (!head_whole)
-		shape.part[shape.nr_parts++] = first;
+		shape->part[shape->nr_parts++] = first;
 	if (!tail_whole)
-		shape.part[shape.nr_parts++] = last;
-	shape.body = first + !head_whole;
-	shape.nr_body = last + tail_whole - shape.body;
-	return shape;
+		shape->part[shape->nr_parts++] = last;
+	shape->body = first + !head_whole;
+	shape->nr_body = last + tail_whole - shape->body;
 }
 
 static unsigned rights_of(const struct mapping *map)
@@ -1295,7 +1295,7 @@ static void finish_moves(struct domain *dom, const struct mapping *map)
 
 	if (!dom->moving)
 		return;
-	shape = shape_of(dom, map);
+	find_shape(dom, map, &shape);
 	for (unsigned i = 0; i < shape.nr_parts; i++) {
 		struct frame *frame = frame_find(&dom->frames, shape.part[i]);
 
@@ -1307,10 +1307,11 @@ static void finish_moves(struct domain *dom, const struct mapping *map)
 /* One mapping, up to what devices may not know before an invalidation, and moves not finished. */
 static int map_one(struct domain *dom, const struct mapping *map)
 {
-	struct shape shape = shape_of(dom, map);
+	struct shape shape;
 	unsigned done = 0;
 	int ret;
 
+	find_shape(dom, map, &shape);
 	ret = maptree_insert(dom->maps, map);
 	if (ret)
 		return ret == -EEXIST ? -EINVAL : ret;
@@ -1367,8 +1368,9 @@ int domain_map_list(struct domain *dom, mapping_fn next, void (*rewind)(void *ct
 		}
 	}
 	err = flush_if_due(dom);
-	rewind(ctx);
-	for (size_t i = 0; i < done && next(ctx, &map); i++)
+	if (dom->moving)
+		rewind(ctx);
+	for (size_t i = 0; i < done && dom->moving && next(ctx, &map); i++)
 		finish_moves(dom, &map);
 	dom->moving = false;
 	ret = ret ? ret : err;
@@ -1377,19 +1379,20 @@ int domain_map_list(struct domain *dom, mapping_fn next, void (*rewind)(void *ct
 	return ret;
 }
 
-/* False: that was the last one up to @last. */
-static bool next_doomed(const struct domain *dom, uint64_t last, struct doomed *d)
+/* The mapping after @d, in @next; NULL: that was the last one up to @last. */
+static struct doomed *next_doomed(const struct domain *dom, uint64_t last, const struct doomed *d,
+				  struct doomed *next)
 {
-	if (d->map.last >= last || !maptree_first(dom->maps, d->map.last + 1, last, &d->map))
-		return false;
-	d->shape = shape_of(dom, &d->map);
-	find_parts(dom, d);
-	return true;
+	if (d->map.last >= last || !maptree_first(dom->maps, d->map.last + 1, last, &next->map))
+		return NULL;
+	find_shape(dom, &next->map, &next->shape);
+	find_parts(dom, next);
+	return next;
 }
 
 int domain_unmap(struct domain *dom, uint64_t start, uint64_t last)
 {
-	struct doomed first, d;
+	struct doomed first, next, *d;
 	struct mapping tail;
 	bool flushed;
 	int ret;
@@ -1404,31 +1407,28 @@ int domain_unmap(struct domain *dom, uint64_t start, uint64_t last)
 	if (first.map.last < last && maptree_first(dom->maps, last, last, &tail) &&
 	    tail.last > last)
 		return -ERANGE;
-	first.shape = shape_of(dom, &first.map);
+	find_shape(dom, &first.map, &first.shape);
 	find_parts(dom, &first);
 
-	d = first;
-	do {
-		for (unsigned i = 0; i < d.shape.nr_parts; i++)
-			doom_part(d.frame[i], &d.cover[i]);
-	} while (next_doomed(dom, last, &d));
-	d = first;
-	do {
-		cut_body(dom, &d.shape);
-		for (unsigned i = 0; i < d.shape.nr_parts; i++)
-			cut_part(dom, d.frame[i]);
-	} while (next_doomed(dom, last, &d));
+	for (d = &first; d; d = next_doomed(dom, last, d, &next)) {
+		for (unsigned i = 0; i < d->shape.nr_parts; i++)
+			doom_part(d->frame[i], &d->cover[i]);
+	}
+	for (d = &first; d; d = next_doomed(dom, last, d, &next)) {
+		cut_body(dom, &d->shape);
+		for (unsigned i = 0; i < d->shape.nr_parts; i++)
+			cut_part(dom, d->frame[i]);
+	}
 	/* Before anything is copied or reused: what a device wrote to guest memory until now is
 	 * there, and what it writes from now on reaches nobody. */
 	flushed = dom->removed;
 	ret = flush_if_due(dom);
-	d = first;
-	do {
-		drop_body(dom, &d.shape, flushed);
-		for (unsigned i = 0; i < d.shape.nr_parts; i++)
-			drop_part(dom, d.frame[i], &d.cover[i], flushed);
-		(void)maptree_remove(dom->maps, d.map.start);
-	} while (next_doomed(dom, last, &d));
+	for (d = &first; d; d = next_doomed(dom, last, d, &next)) {
+		drop_body(dom, &d->shape, flushed);
+		for (unsigned i = 0; i < d->shape.nr_parts; i++)
+			drop_part(dom, d->frame[i], &d->cover[i], flushed);
+		(void)maptree_remove(dom->maps, d->map.start);
+	}
 	dom->moving = false;
 	flush_quarantine_if_full(dom);
 	return ret;
@@ -1474,8 +1474,9 @@ static int replay_mappings(struct domain *dom, struct shadowset *one)
 	int ret;
 
 	while (maptree_first(dom->maps, at, UINT64_MAX, &map)) {
-		struct shape shape = shape_of(dom, &map);
+		struct shape shape;
 
+		find_shape(dom, &map, &shape);
 		if (shape.nr_body && shape.direct) {
 			ret = shadowset_map(one, SHADOWS_ALL, shape.body * h,
 					    shape.hva + (shape.body * h - map.start),

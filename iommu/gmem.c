@@ -23,19 +23,6 @@ int gmem_add(struct gmem *gmem, uint64_t gpa, uint64_t len, void *hva)
 	return 0;
 }
 
-void *gmem_ptr(const struct gmem *gmem, uint64_t gpa, uint64_t len)
-{
-	for (unsigned i = 0; i < gmem->nr_spans; i++) {
-		const struct gmem_span *span = &gmem->spans[i];
-
-		if (gpa >= span->gpa && gpa - span->gpa < span->len)
-			return len && len <= span->len - (gpa - span->gpa)
-				       ? span->hva + (gpa - span->gpa)
-				       : NULL;
-	}
-	return NULL;
-}
-
 uint64_t gmem_size(const struct gmem *gmem)
 {
 	uint64_t size = 0;

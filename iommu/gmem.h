@@ -8,6 +8,7 @@
 #ifndef IOMMU_GMEM_H
 #define IOMMU_GMEM_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define GMEM_MAX_SPANS 4
@@ -34,7 +35,18 @@ int gmem_add(struct gmem *gmem, uint64_t gpa, uint64_t len, void *hva);
  * @len: bytes, > 0
  * Return: NULL unless the whole range lies in one span.
  */
-void *gmem_ptr(const struct gmem *gmem, uint64_t gpa, uint64_t len);
+static inline void *gmem_ptr(const struct gmem *gmem, uint64_t gpa, uint64_t len)
+{
+	for (unsigned i = 0; i < gmem->nr_spans; i++) {
+		const struct gmem_span *span = &gmem->spans[i];
+
+		if (gpa >= span->gpa && gpa - span->gpa < span->len)
+			return len && len <= span->len - (gpa - span->gpa)
+				       ? span->hva + (gpa - span->gpa)
+				       : NULL;
+	}
+	return NULL;
+}
 
 /* gmem_size - bytes of RAM in all spans */
 uint64_t gmem_size(const struct gmem *gmem);

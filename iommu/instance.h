@@ -69,8 +69,9 @@ struct shadow_ops {
 	int (*prepare)(struct shadow *shadow, uint64_t iova, void *hva, uint64_t len);
 	/*
 	 * Map [iova, iova + len) onto host memory at hva; no part of it is mapped, prot has at
-	 * least one bit. A shadow that cannot do write-only maps read-write. Return: 0; without
-	 * prepare(): -ENOMEM, -ENOSPC, -EIO, ...: nothing is mapped.
+	 * least one bit. A shadow that cannot do write-only maps read-write. Return: 0; only if the
+	 * range was not prepared: -ENOMEM, -ENOSPC, -EINVAL, -EIO, ...: nothing is mapped, and with
+	 * prepare() another try after that is welcome.
 	 */
 	int (*map)(struct shadow *shadow, uint64_t iova, void *hva, uint64_t len, unsigned prot);
 	/* Unmap exactly one range that map() mapped, or one page. Never fails, allocates nothing.

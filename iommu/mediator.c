@@ -722,20 +722,32 @@ static bool is_doorbell(const struct mediator *m, uint64_t gpa, uint64_t last)
 	return gpa >= m->cfg.doorbell.start && last <= m->cfg.doorbell.last;
 }
 
-static int check_map(const struct mediator *m, const struct domain *dom, const struct mapping *map)
+/* May the domain have a mapping at these IOVAs? */
+static int check_range(const struct mediator *m, const struct domain *dom, uint64_t start,
+		       uint64_t last)
 {
-	uint64_t g = m->env.granule, gpa_last;
-
 	if (dom->bypass)
 		return -EINVAL;
-	if (!IS_ALIGNED(map->start | map->gpa | (map->last + 1), g) || map->last < map->start)
+	if (!IS_ALIGNED(start | (last + 1), m->env.granule) || last < start)
 		return -ERANGE;
-	if (map->start < m->input_range.start || map->last > m->input_range.last)
+	if (start < m->input_range.start || last > m->input_range.last)
 		return -ERANGE;
 	for (const struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
-		if (ep->domain == dom && hits_resv(ep, map->start, map->last))
+		if (ep->domain == dom && hits_resv(ep, start, last))
 			return -EINVAL;
 	}
+	return 0;
+}
+
+static int check_map(const struct mediator *m, const struct domain *dom, const struct mapping *map)
+{
+	uint64_t gpa_last;
+	int ret = check_range(m, dom, map->start, map->last);
+
+	if (ret)
+		return ret;
+	if (!IS_ALIGNED(map->gpa, m->env.granule))
+		return -ERANGE;
 	/* The whole of 2^64 has no length, and no RAM behind it. */
 	if (map->last - map->start == UINT64_MAX ||
 	    add_overflows(map->gpa, map->last - map->start, &gpa_last))
@@ -849,21 +861,29 @@ static bool sg_next(void *ctx, struct mapping *out)
 	return true;
 }
 
-/* Every segment is whole granules, and the list ends inside the 64 bits that IOVAs have. */
-static int check_sg(const struct mediator *m, const struct sg_list *list)
+/*
+ * Every segment is whole granules of RAM, and the list ends inside the 64 bits that IOVAs have.
+ * @last: of its IOVAs; @nr_maps: the mappings it becomes
+ */
+static int check_sg(const struct mediator *m, const struct sg_list *list, uint64_t *last,
+		    size_t *nr_maps)
 {
-	uint64_t g = m->env.granule, at = list->start, end;
+	uint64_t g = m->env.granule, at = list->start, gpa = 0;
 
 	if (!list->nr || (list->flags & ~(uint32_t)(MAP_READ | MAP_WRITE)))
 		return -EINVAL;
+	*nr_maps = 0;
 	for (size_t i = 0; i < list->nr; i++) {
 		const struct sg_segment *sg = &list->sg[i];
 
 		if (!sg->len || !IS_ALIGNED(sg->gpa | sg->len, g) ||
-		    add_overflows(sg->gpa, sg->len - 1, &end) ||
-		    add_overflows(at, sg->len - 1, &end) || (end == UINT64_MAX && i + 1 < list->nr))
+		    add_overflows(at, sg->len - 1, last) || (i && !at))
 			return -ERANGE;
-		at = end + 1;
+		if (!gmem_ptr(m->cfg.gmem, sg->gpa, sg->len))
+			return -EFAULT;
+		*nr_maps += !i || sg->gpa != gpa;
+		gpa = sg->gpa + sg->len;
+		at = *last + 1;
 	}
 	return 0;
 }
@@ -872,30 +892,24 @@ int mediator_map_sg(struct mediator *m, uint32_t domain, uint64_t iova, const st
 		    size_t nr, uint32_t flags)
 {
 	struct sg_list list = {.sg = sg, .nr = nr, .start = iova, .flags = flags};
-	struct mapping map, first = {0};
+	struct mapping all = {.start = iova, .flags = flags};
 	struct domain *dom;
-	size_t nr_maps = 0;
+	size_t nr_maps;
 	int ret;
 
 	pthread_mutex_lock(&m->lock);
-	ret = check_sg(m, &list);
+	ret = check_sg(m, &list, &all.last, &nr_maps);
 	if (ret)
 		goto out;
 	ret = -ENOENT;
 	dom = find_domain(m, domain);
 	if (!dom)
 		goto out;
-	sg_rewind(&list);
-	while (sg_next(&list, &map)) {
-		ret = check_map(m, dom, &map);
-		if (ret)
-			goto out;
-		if (!nr_maps++)
-			first = map;
-	}
-	first.last = map.last;
+	ret = check_range(m, dom, iova, all.last);
+	if (ret)
+		goto out;
 	ret = has_room(m, dom, nr_maps) ? domain_map_list(dom, sg_next, sg_rewind, &list) : -ENOMEM;
-	ret = end_map(m, dom, &first, nr_maps, ret);
+	ret = end_map(m, dom, &all, nr_maps, ret);
 out:
 	ret = refusal(m, ret);
 	pthread_mutex_unlock(&m->lock);

@@ -122,23 +122,34 @@ int shadowset_prepare(struct shadowset *set, unsigned which, uint64_t iova, void
 	return ret;
 }
 
+static int map_one(struct shadowset *set, struct shadow *shadow, uint64_t iova, void *hva,
+		   uint64_t len, unsigned prot, uint64_t first, uint64_t last)
+{
+	int ret = first == 0 && last == len - 1
+			  ? shadow->ops->map(shadow, iova, hva, len, prot)
+			  : shadow->ops->map_window(shadow, iova, hva, prot, first, last);
+
+	set->stats->instance_maps += !ret;
+	return ret;
+}
+
 int shadowset_map_window(struct shadowset *set, unsigned which, uint64_t iova, void *hva,
 			 uint64_t len, unsigned prot, uint64_t first, uint64_t last, bool *exposed)
 {
-	bool whole = first == 0 && last == len - 1;
-	int ret = shadowset_prepare(set, which, iova, hva, len);
+	int ret;
 
+	/* Alone it has nobody to keep in step with, and mostly its tables are there already. */
+	if (set->nr_shadows == 1 && set->shadow[0]->ops->prepare &&
+	    is_of(set, set->shadow[0], which) &&
+	    !map_one(set, set->shadow[0], iova, hva, len, prot, first, last))
+		return 0;
+	ret = shadowset_prepare(set, which, iova, hva, len);
 	for (unsigned i = 0; i < set->nr_shadows && !ret; i++) {
-		struct shadow *shadow = set->shadow[i];
-
-		if (!is_of(set, shadow, which))
+		if (!is_of(set, set->shadow[i], which))
 			continue;
-		ret = whole ? shadow->ops->map(shadow, iova, hva, len, prot)
-			    : shadow->ops->map_window(shadow, iova, hva, prot, first, last);
-		if (!ret) {
-			set->stats->instance_maps++;
+		ret = map_one(set, set->shadow[i], iova, hva, len, prot, first, last);
+		if (!ret)
 			continue;
-		}
 		set->stats->instance_errors++;
 		while (i--) {
 			if (!is_of(set, set->shadow[i], which))
