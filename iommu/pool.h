@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * pool - the bounce pages: lent to frames in contiguous runs, each with room for its twins, given
- * back and handed to the kernel again beyond a small hot stock.
+ * back and handed to the kernel again beyond a stock that keeps its memory. The lowest free pages
+ * are lent first, so that it is always the same memory that is in use.
  *
  * A page can be promised without being lent: a reservation is a place under the limit that only
  * pool_get_reserved() takes, so that a change which must not fail later finds its page.
@@ -46,7 +47,7 @@ void pool_unreserve(struct pool *pool);
 /* pool_get_reserved - turn one promise into a page, as pool_get(); cannot fail */
 uint8_t *pool_get_reserved(struct pool *pool);
 
-/* pool_trim - hand the hot stock to the kernel: memory that nobody has borrowed costs nothing then
+/* pool_trim - hand the stock to the kernel: memory that nobody has borrowed costs nothing then
  */
 void pool_trim(struct pool *pool);
 

@@ -75,10 +75,10 @@ static void a_run_is_contiguous_or_the_longest_there_is(void **state)
 	pool_destroy(pool);
 }
 
-/* More pages than the hot stock holds: none may be lent twice, none may be lost. */
+/* More pages than the stock holds: none may be lent twice, none may be lost. */
 static void no_page_is_lent_twice(void **state)
 {
-	enum { NR = 600 };
+	enum { NR = 2500 };
 	static uint8_t *lent[NR];
 	static size_t len[NR];
 	struct pool *pool;
@@ -144,7 +144,6 @@ static void what_is_reserved_is_lent_to_nobody_else(void **state)
 	pool_destroy(pool);
 }
 
-/* Also when what is free is hot: single pages in no order. */
 static void a_reservation_survives_every_mix_of_lending(void **state)
 {
 	enum { NR = 32 };
@@ -222,6 +221,61 @@ static void trimming_gives_the_memory_of_free_pages_back(void **state)
 	pool_destroy(pool);
 }
 
+/* Free pages keep what was written only as far as they keep their memory. */
+static void a_bounded_stock_of_free_pages_keeps_its_memory(void **state)
+{
+	enum { NR = 3000, STOCK = (32 << 20) / (2 * PAGE) };
+	static uint8_t *page[NR];
+	unsigned seed = 3, kept = 0;
+	struct pool *pool;
+	size_t got;
+
+	(void)state;
+	assert_int_equal(pool_create(PAGE, (uint64_t)NR * 2 * PAGE, &pool), 0);
+	for (int round = 0; round < 2; round++) {
+		for (unsigned i = 0; i < NR; i++) {
+			page[i] = pool_get(pool, 1, &got);
+			assert_non_null(page[i]);
+			kept += round && page[i][100];
+			/* a twin goes and stays with its page */
+			assert_int_equal(*pool_twin(pool, page[i] + 100), page[i][100]);
+			page[i][100] = *pool_twin(pool, page[i] + 100) = 1;
+		}
+		for (unsigned i = NR; i; i--) {
+			unsigned j = (seed = seed * 1103515245 + 12345, seed >> 8) % i;
+			uint8_t *last = page[j];
+
+			page[j] = page[i - 1];
+			pool_put(pool, last, 1);
+		}
+	}
+	assert_in_range(kept, STOCK / 2, STOCK);
+	pool_destroy(pool);
+}
+
+static void the_lowest_free_page_is_lent_first(void **state)
+{
+	uint8_t *page[300], *again;
+	struct pool *pool;
+	size_t got;
+
+	(void)state;
+	assert_int_equal(pool_create(PAGE, 300 * 2 * PAGE, &pool), 0);
+	for (unsigned i = 0; i < 300; i++)
+		page[i] = pool_get(pool, 1, &got);
+	for (unsigned i = 299; i >= 200; i--)
+		pool_put(pool, page[i], 1);
+	pool_put(pool, page[7], 1);
+	pool_put(pool, page[130], 2);
+	again = pool_get(pool, 2, &got);
+	assert_ptr_equal(again, page[130]);
+	again = pool_get(pool, 1, &got);
+	assert_ptr_equal(again, page[7]);
+	again = pool_get(pool, 1, &got);
+	assert_ptr_equal(again, page[200]);
+	pool_destroy(pool);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -229,6 +283,8 @@ int main(void)
 		cmocka_unit_test(the_limit_holds_and_pages_come_back),
 		cmocka_unit_test(a_run_is_contiguous_or_the_longest_there_is),
 		cmocka_unit_test(no_page_is_lent_twice),
+		cmocka_unit_test(a_bounded_stock_of_free_pages_keeps_its_memory),
+		cmocka_unit_test(the_lowest_free_page_is_lent_first),
 		cmocka_unit_test(what_is_reserved_is_lent_to_nobody_else),
 		cmocka_unit_test(a_reservation_survives_every_mix_of_lending),
 		cmocka_unit_test(trimming_gives_the_memory_of_free_pages_back),
