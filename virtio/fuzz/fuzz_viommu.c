@@ -487,7 +487,8 @@ static void request(struct input *in, uint8_t type)
 		len -= take8(in) % 4 % (len + 1);
 		len = MIN(len, (uint32_t)sizeof(req.bytes));
 		/* a tail that does not fit, or has room behind it */
-		room = room + 4 - MIN(take8(in) % 9u, room + 4);
+		room += 4;
+		room -= take8(in) % 9 % (room + 1);
 	}
 	send(req.bytes, len, room, cuts);
 }
