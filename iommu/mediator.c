@@ -655,7 +655,9 @@ static void detach(struct mediator *m, struct endpoint *ep)
 
 		if (--stream->nr_users)
 			continue;
-		domain_leave(stream);
+		/* Nowhere: an instance did not take it back after a failed ATTACH. */
+		if (stream->domain)
+			domain_leave(stream);
 		if (set_idle_stream(m, stream))
 			log_line(m, "a detached device could not be given bypass access to memory");
 	}
