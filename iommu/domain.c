@@ -285,6 +285,13 @@ static void clear_frames(struct domain *dom, uint64_t first, uint64_t nr)
 	}
 }
 
+void domain_vacate(struct domain *dom, uint64_t start, uint64_t last)
+{
+	uint64_t h = dom->env->frame_size;
+
+	clear_frames(dom, start / h, last / h - start / h + 1);
+}
+
 /* A bounce run that has lost its slots again before anything was made of it. */
 static void retire_run(struct domain *dom, struct frame *head)
 {

@@ -118,6 +118,10 @@ void domain_leave(struct stream_state *stream);
  */
 uint64_t domain_expire(struct domain *dom, uint64_t now);
 
+/* domain_vacate - nothing that is only kept for speed lies in [start, last] any more: an endpoint
+ * joins for which it is reserved */
+void domain_vacate(struct domain *dom, uint64_t start, uint64_t last);
+
 /* domain_trim - give back parked and quarantined pages */
 void domain_trim(struct domain *dom);
 

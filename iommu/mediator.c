@@ -572,6 +572,9 @@ static int attach(struct mediator *m, struct endpoint *ep, uint32_t id, bool byp
 	ret = check_join(ep, dom);
 	if (!ret && is_held_elsewhere(ep, dom))
 		ret = -EOPNOTSUPP;
+	/* check_join() has seen no mapping there, but a parked frame has none. */
+	for (unsigned i = 0; i < ep->nr_resv && !ret; i++)
+		domain_vacate(dom, ep->resv[i].start, ep->resv[i].last);
 	if (!ret)
 		ret = move_streams(m, ep, dom);
 	if (ret) {
