@@ -570,6 +570,7 @@ static void move_to_direct_if_possible(struct domain *dom, struct frame *frame)
 	replace_page(dom, frame, win.host, win.prot, 0, dom->frames.nr_slots);
 	fine_replace(dom, frame, win.host);
 	frame_set_class(&dom->frames, frame, FRAME_WINDOW, frame->page);
+	frame->prot = win.prot & PROT_DEV_BOTH;
 	frame->moving = true;
 	dom->moving = true;
 	dom->env->stats->to_direct++;
