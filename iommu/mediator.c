@@ -459,15 +459,29 @@ static int check_join(const struct endpoint *ep, const struct domain *dom)
 	return 0;
 }
 
-/* Is a stream of @ep held in a domain other than @dom by some other endpoint? */
-static bool is_held_elsewhere(const struct endpoint *ep, const struct domain *dom)
+static bool masters_through(const struct endpoint *ep, const struct stream_state *stream)
 {
 	for (unsigned i = 0; i < ep->cfg.nr_streams; i++) {
-		const struct stream_state *stream = ep->streams[i];
-
-		if (stream->domain && stream->domain != dom &&
-		    stream->nr_users > (ep->domain ? 1u : 0u))
+		if (ep->streams[i] == stream)
 			return true;
+	}
+	return false;
+}
+
+/*
+ * Is a stream of @ep that of some other endpoint in a domain other than @dom? Endpoints are asked,
+ * not streams: one that an instance did not take back is in no domain.
+ */
+static bool is_held_elsewhere(const struct mediator *m, const struct endpoint *ep,
+			      const struct domain *dom)
+{
+	for (const struct endpoint *o = m->endpoints; o; o = o->next) {
+		if (o == ep || !o->domain || o->domain == dom)
+			continue;
+		for (unsigned i = 0; i < ep->cfg.nr_streams; i++) {
+			if (masters_through(o, ep->streams[i]))
+				return true;
+		}
 	}
 	return false;
 }
@@ -570,7 +584,7 @@ static int attach(struct mediator *m, struct endpoint *ep, uint32_t id, bool byp
 	if (ret || dom == old)
 		return ret;
 	ret = check_join(ep, dom);
-	if (!ret && is_held_elsewhere(ep, dom))
+	if (!ret && is_held_elsewhere(m, ep, dom))
 		ret = -EOPNOTSUPP;
 	/* check_join() has seen no mapping there, but a parked frame has none. */
 	for (unsigned i = 0; i < ep->nr_resv && !ret; i++)
