@@ -1591,7 +1591,8 @@ void domain_drop_shadow(struct domain *dom, struct shadow *shadow)
 	if (--shadow->nr_users)
 		return;
 	shadowset_remove(&dom->set, shadow);
-	if (dom->set.tainted) {
+	/* Streams that were blocked walk nothing, whether they were invalidated or not. */
+	if (dom->set.loose) {
 		shadow->next = dom->env->lost;
 		dom->env->lost = shadow;
 	} else {
@@ -1626,6 +1627,7 @@ err_stream:
 		inst->failed = true;
 		inst->loose = true;
 		dom->set.tainted = true;
+		dom->set.loose = true;
 	}
 	shadowset_remove_stream(&dom->set, inst, stream->id.sid);
 err_shadow:
@@ -1643,6 +1645,7 @@ void domain_leave(struct stream_state *stream)
 		inst->failed = true;
 		inst->loose = true;
 		dom->set.tainted = true;
+		dom->set.loose = true;
 	}
 	shadowset_remove_stream(&dom->set, inst, stream->id.sid);
 	domain_drop_shadow(dom, stream->shadow);

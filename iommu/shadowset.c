@@ -223,6 +223,7 @@ int shadowset_invalidate(struct shadowset *set)
 		}
 		if (member->inst->loose) {
 			set->tainted = true;
+			set->loose = true;
 			ret = -EIO;
 		}
 	}

@@ -45,6 +45,7 @@ struct shadowset {
 	bool can_window;     /* all shadows */
 	bool caches_invalid; /* any instance */
 	bool tainted;	     /* an invalidation failed once: pages given up are never used again */
+	bool loose;	     /* and a stream could not be blocked: it may still walk a shadow */
 };
 
 void shadowset_init(struct shadowset *set, uint64_t fine_granule, struct mediator_stats *stats);
