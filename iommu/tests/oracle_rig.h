@@ -19,6 +19,7 @@
 #include "iommu/tests/check.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,6 +157,12 @@ static inline uint64_t rig_now(void *ctx)
 	return atomic_fetch_add(&rig->now, 10000);
 }
 
+static inline void rig_relax(void *ctx)
+{
+	(void)ctx;
+	sched_yield();
+}
+
 /* A table, and behind it the number of its block. */
 static inline void *rig_table_alloc(void *ctx, size_t size, uint64_t *pa)
 {
@@ -216,6 +223,7 @@ static const struct dart_host_ops rig_host_ops = {
 	.read = rig_read,
 	.write = rig_write,
 	.now_ns = rig_now,
+	.relax = rig_relax,
 	.mem =
 		{
 			.table_alloc = rig_table_alloc,
