@@ -247,6 +247,44 @@ static void several_rings_are_one_snapshot_in_the_other_order_too(void **state)
 	check_snapshot(*state, 1, 0);
 }
 
+static void a_ring_is_read_before_the_payload_it_tells_of(void **state)
+{
+	struct fixture *fx = *state;
+	struct frame *ring = ring_of(fx, 0), *payload = ring_of(fx, 1);
+
+	payload->slot[0] &= ~(frame_slot)MAP_READ;
+	frame_relist(&fx->table, payload);
+	trap.entry = entry_in(payload->page);
+	trap.flag = entry_in(ring->page);
+	set_trap(write_entry, ring->page, NULL, PROT_NONE);
+	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_FULL, fx->scratch,
+		    &fx->stats);
+	end_trap();
+	assert_int_equal(trap.times, 1);
+	assert_true(*entry_in(fx->guest + fx->slot) >= *entry_in(fx->guest));
+}
+
+static void look_at_the_flag(void)
+{
+	trap.nr = *trap.flag;
+}
+
+static void an_entry_is_written_before_its_flag(void **state)
+{
+	struct fixture *fx = *state;
+	struct frame *frame = ring_of(fx, 0);
+
+	*entry_in(frame->page) = 1;
+	*flag_in(fx, frame->page) = 1;
+	trap.flag = flag_in(fx, fx->guest);
+	set_trap(look_at_the_flag, fx->guest, NULL, PROT_READ);
+	sync_for_cpu(fx);
+	end_trap();
+	assert_int_equal(trap.times, 1);
+	assert_int_equal(trap.nr, 0);
+	assert_int_equal(*flag_in(fx, fx->guest), 1);
+}
+
 /* ---- between the look and the store ---- */
 
 static void a_neighbours_byte_written_before_the_store_stays(void **state)
@@ -312,7 +350,8 @@ static void what_the_cpu_writes_while_a_slot_is_filled_is_not_taken_for_agreed(v
 	struct frame *frame = ring_of(fx, 0);
 	uint8_t *twin = pool_twin(fx->pool, frame->page);
 
-	trap.byte = fx->guest;
+	/* in the middle: a copy may look at both ends before it writes anything */
+	trap.byte = fx->guest + fx->slot / 2;
 	set_trap(write_byte, twin, NULL, PROT_NONE);
 	sync_fill(frame->page, twin, fx->guest, fx->slot, &fx->stats);
 	end_trap();
@@ -321,7 +360,7 @@ static void what_the_cpu_writes_while_a_slot_is_filled_is_not_taken_for_agreed(v
 	/* so it is brought at the next sync point */
 	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_DEVICE, SYNC_RINGS, fx->scratch,
 		    &fx->stats);
-	assert_int_equal(frame->page[0], 0xdd);
+	assert_int_equal(frame->page[fx->slot / 2], 0xdd);
 }
 
 int main(void)
@@ -355,6 +394,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			what_the_cpu_writes_while_a_slot_is_filled_is_not_taken_for_agreed, setup,
 			teardown),
+		cmocka_unit_test_setup_teardown(a_ring_is_read_before_the_payload_it_tells_of,
+						setup, teardown),
+		cmocka_unit_test_setup_teardown(an_entry_is_written_before_its_flag, setup,
+						teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
