@@ -142,6 +142,7 @@ struct world {
 	bool bypass;
 	bool tight, parks, lazy, capped, dies; /* of the configuration */
 	uint64_t pool_limit, park_limit, quarantine_limit;
+	bool undone; /* a MAP was, and something may be in quarantine for it */
 	bool any_dead;
 
 	/* The request under way. */
@@ -1198,6 +1199,7 @@ static void op_map_list(struct world *w, unsigned d, const struct omap *map, uns
 		    (ull)map[0].start, (ull)map[nr - 1].last, (ull)map[0].gpa, got, want);
 	if (got) {
 		w->counts->refused++;
+		w->undone = true;
 		if (unsynced)
 			count_unsynced(w, map, nr, -1);
 		if (!want)
@@ -1348,6 +1350,22 @@ static void op_map_sg(struct world *w)
 	op_map_list(w, d, map, nr, want, sg, nr_sg);
 }
 
+/* What is kept for speed, and all that is lent, has its bounds. */
+static void check_bounds(struct world *w)
+{
+	struct mediator_stats stats;
+
+	mediator_get_stats(w->m, &stats);
+	if (stats.parked_live * 2 * w->h > w->park_limit)
+		bad(w, "%llu frames parked", (ull)stats.parked_live);
+	/* A MAP that was undone may leave some more, until the next UNMAP there. */
+	w->undone = w->undone && stats.quarantined_live;
+	if (stats.quarantined_live > NR_DOMAINS * w->quarantine_limit + (w->undone ? 24 : 0))
+		bad(w, "%llu frames in quarantine", (ull)stats.quarantined_live);
+	if (stats.bounce_bytes > w->pool_limit)
+		bad(w, "%llu bytes of bounce pages", (ull)stats.bounce_bytes);
+}
+
 static void op_unmap(struct world *w)
 {
 	unsigned d = some_domain(w), n = (unsigned)rnd(w, MAX_MAPS);
@@ -1398,6 +1416,7 @@ static void op_unmap(struct world *w)
 		}
 	}
 	settle_late(w);
+	check_bounds(w);
 	if (want)
 		return;
 	for (unsigned s = 0; s < w->nr_streams; s++) {
@@ -1562,21 +1581,6 @@ static void op_keep(struct world *w)
 	(void)end(w, 0);
 }
 
-/* What is kept for speed, and all that is lent, has its bounds. */
-static void check_bounds(struct world *w)
-{
-	struct mediator_stats stats;
-
-	mediator_get_stats(w->m, &stats);
-	if (stats.parked_live * 2 * w->h > w->park_limit)
-		bad(w, "%llu frames parked", (ull)stats.parked_live);
-	/* A MAP that was undone may leave some more, until the next UNMAP. */
-	if (stats.quarantined_live > NR_DOMAINS * w->quarantine_limit + 16)
-		bad(w, "%llu frames in quarantine", (ull)stats.quarantined_live);
-	if (stats.bounce_bytes > w->pool_limit)
-		bad(w, "%llu bytes of bounce pages", (ull)stats.bounce_bytes);
-}
-
 static void step(struct world *w)
 {
 	uint64_t what = rnd(w, 10000);
@@ -1661,7 +1665,7 @@ static void make_instance(struct world *w, unsigned i, uint64_t what, uint64_t m
 	inst->is_fake = what == 0;
 	if (inst->is_fake) {
 		inst->fake = malloc(sizeof(*inst->fake));
-		fake_init(inst->fake, H, 0, BIT(48) - 1);
+		fake_init(inst->fake, rnd(w, 3) ? H : PAGE, 0, BIT(48) - 1);
 		inst->fake->inst.ops = &fake_hooked_ops;
 		inst->inst = &inst->fake->inst;
 		inst->reach = BIT(48) - 1;
