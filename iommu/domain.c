@@ -96,7 +96,7 @@ static int flush(struct domain *dom)
 	while (dom->quarantine.head) {
 		struct frame *head = dom->quarantine.head;
 
-		frame_queue_drop(&dom->quarantine, head);
+		frame_queue_drop(&dom->frames, &dom->quarantine, head);
 		dom->env->stats->quarantined_live -= head->run;
 		free_run(dom, head);
 	}
@@ -152,7 +152,7 @@ static void evict_parked(struct domain *dom, size_t nr)
 		struct frame *head = dom->parked.head;
 
 		done += head->run;
-		frame_queue_drop(&dom->parked, head);
+		frame_queue_drop(&dom->frames, &dom->parked, head);
 		dom->env->nr_parked -= head->run;
 		dom->env->stats->parked_live -= head->run;
 		dom->env->stats->parked_evicted += head->run;
@@ -213,7 +213,7 @@ static void park_run(struct domain *dom, struct frame *head)
 
 static void unpark_run(struct domain *dom, struct frame *head)
 {
-	frame_queue_drop(&dom->parked, head);
+	frame_queue_drop(&dom->frames, &dom->parked, head);
 	dom->env->nr_parked -= head->run;
 	dom->env->stats->parked_live -= head->run;
 	dom->env->stats->parked_hits += head->run;
@@ -233,7 +233,7 @@ static int revive_run(struct domain *dom, struct frame *head, unsigned prot)
 	dom->added = true;
 	dom->removed |= prot != head->prot;
 	head->prot = prot & PROT_DEV_BOTH;
-	frame_queue_drop(&dom->quarantine, head);
+	frame_queue_drop(&dom->frames, &dom->quarantine, head);
 	dom->env->stats->quarantined_live -= head->run;
 	set_run_class(dom, head, FRAME_BOUNCE);
 	return 0;
@@ -243,7 +243,7 @@ static int revive_run(struct domain *dom, struct frame *head, unsigned prot)
 static void clear_run(struct domain *dom, struct frame *head)
 {
 	if (head->class == FRAME_PARKED) {
-		frame_queue_drop(&dom->parked, head);
+		frame_queue_drop(&dom->frames, &dom->parked, head);
 		dom->env->nr_parked -= head->run;
 		dom->env->stats->parked_live -= head->run;
 		dom->env->stats->parked_evicted += head->run;
@@ -273,7 +273,7 @@ static void clear_frames(struct domain *dom, uint64_t first, uint64_t nr)
 		struct frame *head = queues[q]->head;
 
 		while (head) {
-			struct frame *next = frame_queue_next(head);
+			struct frame *next = frame_queue_next(&dom->frames, head);
 
 			if (head->index < first + nr && first < head->index + head->run) {
 				clear_run(dom, head);
@@ -368,8 +368,8 @@ static void set_slots(const struct domain *dom, struct frame *frame, const struc
 		      const struct mapping *map)
 {
 	for (unsigned i = 0; i < cover->nr; i++)
-		frame->slot[cover->first + i] = (frame_slot)(cover->hva + i * dom->env->granule) |
-						(map->flags & SLOT_RIGHTS);
+		frame->slot[cover->first + i] = slot_of(
+			&dom->frames, cover->hva + i * dom->env->granule, map->flags & SLOT_RIGHTS);
 	frame->live = (frame->live + cover->nr) & 0x1f;
 }
 
@@ -390,8 +390,8 @@ static void fill_slot(struct domain *dom, const struct frame *frame, unsigned s)
 {
 	uint8_t *bounce = frame->page + s * dom->env->granule;
 
-	sync_fill(bounce, twin_of(dom, frame->slot[s], bounce), SLOT_HVA(frame->slot[s]),
-		  dom->env->granule, dom->env->stats);
+	sync_fill(bounce, twin_of(dom, frame->slot[s], bounce),
+		  slot_hva(&dom->frames, frame->slot[s]), dom->env->granule, dom->env->stats);
 }
 
 /* UNMAP: what devices changed goes to the guest, for the last time. */
@@ -401,7 +401,8 @@ static void collect_last(struct domain *dom, const struct frame *frame, unsigned
 
 	if (frame->slot[s] & MAP_WRITE)
 		sync_collect_last(bounce, pool_twin(dom->env->pool, bounce),
-				  SLOT_HVA(frame->slot[s]), dom->env->granule, dom->env->stats);
+				  slot_hva(&dom->frames, frame->slot[s]), dom->env->granule,
+				  dom->env->stats);
 }
 
 /* ---- fine shadows: each slot by itself ---- */
@@ -469,10 +470,11 @@ static bool find_window(const struct domain *dom, const struct frame *frame, str
 		if (!is_live(slot))
 			continue;
 		if (!win->nr) {
-			win->host = SLOT_HVA(slot) - s * g;
+			win->host = slot_hva(&dom->frames, slot) - s * g;
 			win->prot = (unsigned)(slot & SLOT_RIGHTS);
 			win->first = s;
-		} else if (s != win->first + win->nr || SLOT_HVA(slot) != win->host + s * g ||
+		} else if (s != win->first + win->nr ||
+			   slot_hva(&dom->frames, slot) != win->host + s * g ||
 			   (slot & SLOT_RIGHTS) != win->prot) {
 			return false;
 		}
@@ -516,8 +518,8 @@ static int move_to_bounce(struct domain *dom, struct frame *frame, uint8_t *page
 		frame_slot slot = frame->slot[s];
 
 		if (is_live(slot))
-			sync_fill(page + s * g, twin_of(dom, slot, page + s * g), SLOT_HVA(slot), g,
-				  dom->env->stats);
+			sync_fill(page + s * g, twin_of(dom, slot, page + s * g),
+				  slot_hva(&dom->frames, slot), g, dom->env->stats);
 	}
 	replace_page(dom, frame, page, PROT_DEV_BOTH, 0, dom->frames.nr_slots);
 	fine_replace(dom, frame, page);
@@ -565,7 +567,7 @@ static void move_to_direct_if_possible(struct domain *dom, struct frame *frame)
 
 		if (frame->slot[s] & MAP_WRITE)
 			sync_collect(bounce, pool_twin(dom->env->pool, bounce),
-				     SLOT_HVA(frame->slot[s]), g, dom->env->stats);
+				     slot_hva(&dom->frames, frame->slot[s]), g, dom->env->stats);
 	}
 	replace_page(dom, frame, win.host, win.prot, 0, dom->frames.nr_slots);
 	fine_replace(dom, frame, win.host);
@@ -595,16 +597,17 @@ static void finish_move(struct domain *dom, struct frame *frame)
 		if (!is_live(slot))
 			continue;
 		if (frame->class == FRAME_BOUNCE)
-			sync_to_bounce(bounce, twin_of(dom, slot, bounce), SLOT_HVA(slot), g,
-				       dom->env->stats);
+			sync_to_bounce(bounce, twin_of(dom, slot, bounce),
+				       slot_hva(&dom->frames, slot), g, dom->env->stats);
 		else if (slot & MAP_WRITE)
-			sync_to_direct(SLOT_HVA(slot), pool_twin(dom->env->pool, bounce), bounce, g,
+			sync_to_direct(slot_hva(&dom->frames, slot),
+				       pool_twin(dom->env->pool, bounce), bounce, g,
 				       dom->env->stats);
 	}
 	if (frame->class == FRAME_WINDOW) {
 		for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
 			if (is_live(frame->slot[s]))
-				frame->page = SLOT_HVA(frame->slot[s]) - s * g;
+				frame->page = slot_hva(&dom->frames, frame->slot[s]) - s * g;
 		}
 		give_back(dom, page, 1);
 	}
@@ -643,8 +646,8 @@ static int unmap_to_bounce(struct domain *dom, struct frame *frame, uint8_t *pag
 		frame_slot slot = frame->slot[s];
 
 		if (slot)
-			sync_fill(page + s * g, twin_of(dom, slot, page + s * g), SLOT_HVA(slot), g,
-				  dom->env->stats);
+			sync_fill(page + s * g, twin_of(dom, slot, page + s * g),
+				  slot_hva(&dom->frames, slot), g, dom->env->stats);
 	}
 	ret = shadowset_map(&dom->set, SHADOWS_COARSE, frame->index * h, page, h, PROT_DEV_BOTH,
 			    &dom->removed);
@@ -1054,8 +1057,8 @@ static void give_run_slots(struct domain *dom, struct frame *head, const struct 
 
 		frame->live = nr_slots & 0x1f;
 		for (unsigned s = 0; s < nr_slots; s++)
-			frame->slot[s] =
-				(frame_slot)(hva + n * h + s * g) | (map->flags & SLOT_RIGHTS);
+			frame->slot[s] = slot_of(&dom->frames, hva + n * h + s * g,
+						 map->flags & SLOT_RIGHTS);
 		frame_relist(&dom->frames, frame);
 	}
 	sync_fill(head->page, map->flags & MAP_WRITE ? pool_twin(dom->env->pool, head->page) : NULL,
@@ -1496,12 +1499,11 @@ static int replay_mappings(struct domain *dom, struct shadowset *one)
 			break;
 		at = map.last + 1;
 	}
-	for (size_t b = 0; b < dom->frames.nr_buckets; b++) {
-		for (struct frame *frame = dom->frames.bucket[b]; frame; frame = frame->next) {
-			ret = replay_frame(dom, one, frame);
-			if (ret)
-				return ret;
-		}
+	for (const struct frame *frame = frame_walk(&dom->frames, NULL); frame;
+	     frame = frame_walk(&dom->frames, frame)) {
+		ret = replay_frame(dom, one, frame);
+		if (ret)
+			return ret;
 	}
 	return 0;
 }
@@ -1536,22 +1538,19 @@ static int replay_identity(struct domain *dom, struct shadowset *one, const stru
 /* A shadow comes that cannot do what windows need: those there are become bounce. */
 static int give_up_windows(struct domain *dom, bool can_replace, bool can_window)
 {
+	const struct frame_table *frames = &dom->frames;
+	struct frame *frame;
 	int ret = 0;
 
-	for (size_t b = 0; b < dom->frames.nr_buckets && !ret; b++) {
-		for (struct frame *frame = dom->frames.bucket[b]; frame && !ret;
-		     frame = frame->next) {
-			if (frame->class == FRAME_WINDOW &&
-			    (!can_replace || (!can_window && frame->live < dom->frames.nr_slots)))
-				ret = make_bounce(dom, frame);
-		}
+	for (frame = frame_walk(frames, NULL); frame && !ret; frame = frame_walk(frames, frame)) {
+		if (frame->class == FRAME_WINDOW &&
+		    (!can_replace || (!can_window && frame->live < frames->nr_slots)))
+			ret = make_bounce(dom, frame);
 	}
 	if (flush_if_due(dom))
 		ret = -EIO;
-	for (size_t b = 0; b < dom->frames.nr_buckets; b++) {
-		for (struct frame *frame = dom->frames.bucket[b]; frame; frame = frame->next)
-			finish_move(dom, frame);
-	}
+	for (frame = frame_walk(frames, NULL); frame; frame = frame_walk(frames, frame))
+		finish_move(dom, frame);
 	return ret;
 }
 
@@ -1670,7 +1669,8 @@ int domain_create(struct domain_env *env, uint32_t id, bool bypass, struct domai
 	ret = maptree_create(&dom->maps);
 	if (ret)
 		goto err_dom;
-	ret = frame_table_init(&dom->frames, (unsigned)(env->frame_size / env->granule));
+	ret = frame_table_init(&dom->frames, (unsigned)(env->frame_size / env->granule),
+			       env->ram_base);
 	if (ret)
 		goto err_maps;
 	*out = dom;

@@ -10,10 +10,20 @@
 
 #define INITIAL_BUCKETS 64
 
-int frame_table_init(struct frame_table *table, unsigned nr_slots)
+static void forget_slabs(struct frame_table *table)
+{
+	while (table->nr_slabs)
+		iommu_free(table->slab[--table->nr_slabs]);
+	table->free = 0;
+}
+
+int frame_table_init(struct frame_table *table, unsigned nr_slots, uint8_t *base)
 {
 	memset(table, 0, sizeof(*table));
 	table->nr_slots = nr_slots;
+	table->base = base;
+	table->frame_len =
+		ALIGN_UP(sizeof(struct frame) + nr_slots * sizeof(frame_slot), sizeof(uint64_t));
 	table->nr_buckets = INITIAL_BUCKETS;
 	table->bucket = iommu_zalloc(table->nr_buckets * sizeof(*table->bucket));
 	return table->bucket ? 0 : -ENOMEM;
@@ -21,20 +31,22 @@ int frame_table_init(struct frame_table *table, unsigned nr_slots)
 
 void frame_table_fini(struct frame_table *table)
 {
-	for (size_t i = 0; i < table->nr_buckets; i++) {
-		while (table->bucket[i]) {
-			struct frame *frame = table->bucket[i];
-
-			table->bucket[i] = frame->next;
-			iommu_free(frame);
-		}
-	}
+	forget_slabs(table);
+	iommu_free(table->slab);
 	iommu_free(table->bucket);
 	iommu_free(table->rings.v);
 	iommu_free(table->others.v);
 }
 
-static struct frame **bucket_of(const struct frame_table *table, uint64_t index)
+size_t frame_table_bytes(const struct frame_table *table)
+{
+	return table->nr_slabs * (table->frame_len << FRAME_SLAB_LG2) +
+	       table->cap_slabs * sizeof(*table->slab) +
+	       table->nr_buckets * sizeof(*table->bucket) +
+	       (table->rings.cap + table->others.cap) * sizeof(uint32_t);
+}
+
+static uint32_t *bucket_of(const struct frame_table *table, uint64_t index)
 {
 	/* Fibonacci hashing: neighbours spread, and a guest gains nothing from choosing IOVAs. */
 	uint64_t hash = index * UINT64_C(0x9e3779b97f4a7c15);
@@ -44,29 +56,46 @@ static struct frame **bucket_of(const struct frame_table *table, uint64_t index)
 
 struct frame *frame_find(const struct frame_table *table, uint64_t index)
 {
-	struct frame *frame = *bucket_of(table, index);
+	for (uint32_t id = *bucket_of(table, index); id;) {
+		struct frame *frame = frame_at(table, id);
 
-	while (frame && frame->index != index)
-		frame = frame->next;
-	return frame;
+		if (frame->index == index)
+			return frame;
+		id = frame->next;
+	}
+	return NULL;
+}
+
+struct frame *frame_walk(const struct frame_table *table, const struct frame *frame)
+{
+	size_t b = 0;
+
+	if (frame && frame->next)
+		return frame_at(table, frame->next);
+	if (frame)
+		b = (size_t)(bucket_of(table, frame->index) - table->bucket) + 1;
+	while (b < table->nr_buckets && !table->bucket[b])
+		b++;
+	return b < table->nr_buckets ? frame_at(table, table->bucket[b]) : NULL;
 }
 
 /* Longer chains are only slower: without memory the table stays as it is. */
 static void grow_buckets(struct frame_table *table)
 {
-	struct frame_table bigger = {.nr_buckets = table->nr_buckets * 2};
+	struct frame_table bigger = *table;
 
+	bigger.nr_buckets = table->nr_buckets * 2;
 	bigger.bucket = iommu_zalloc(bigger.nr_buckets * sizeof(*bigger.bucket));
 	if (!bigger.bucket)
 		return;
 	for (size_t i = 0; i < table->nr_buckets; i++) {
 		while (table->bucket[i]) {
-			struct frame *frame = table->bucket[i];
-			struct frame **bucket = bucket_of(&bigger, frame->index);
+			struct frame *frame = frame_at(table, table->bucket[i]);
+			uint32_t *bucket = bucket_of(&bigger, frame->index);
 
 			table->bucket[i] = frame->next;
 			frame->next = *bucket;
-			*bucket = frame;
+			*bucket = frame->id;
 		}
 	}
 	iommu_free(table->bucket);
@@ -74,62 +103,97 @@ static void grow_buckets(struct frame_table *table)
 	table->nr_buckets = bigger.nr_buckets;
 }
 
-static int list_reserve(struct frame_list *list, size_t cap)
+/* Room for @nr things of @size bytes: an eighth more than there is, for many must not cost much. */
+static int reserve(void **v, size_t *cap, size_t nr, size_t size)
 {
-	struct frame **v;
+	size_t more = MAX(nr, *cap + *cap / 8 + 16);
+	void *bigger;
 
-	if (list->cap >= cap)
+	if (nr <= *cap)
 		return 0;
-	cap = MAX(cap, list->cap * 2);
-	cap = MAX(cap, 16u);
-	v = iommu_alloc(cap * sizeof(*v));
-	if (!v)
+	bigger = iommu_alloc(more * size);
+	if (!bigger)
 		return -ENOMEM;
-	if (list->nr)
-		memcpy(v, list->v, list->nr * sizeof(*v));
-	iommu_free(list->v);
-	list->v = v;
-	list->cap = cap;
+	if (*cap)
+		memcpy(bigger, *v, *cap * size);
+	iommu_free(*v);
+	*v = bigger;
+	*cap = more;
 	return 0;
+}
+
+static int list_reserve(struct frame_list *list, size_t nr)
+{
+	void *v = list->v;
+	int ret = reserve(&v, &list->cap, nr, sizeof(*list->v));
+
+	list->v = v;
+	return ret;
 }
 
 static void list_push(struct frame_list *list, struct frame *frame)
 {
 	assert(list->nr < list->cap);
 	frame->pos = (uint32_t)list->nr;
-	list->v[list->nr++] = frame;
+	list->v[list->nr++] = frame->id;
 }
 
-static void list_remove(struct frame_list *list, struct frame *frame)
+static void list_remove(const struct frame_table *table, struct frame_list *list,
+			const struct frame *frame)
 {
-	struct frame *moved = list->v[--list->nr];
+	struct frame *moved = frame_at(table, list->v[--list->nr]);
 
-	list->v[frame->pos] = moved;
+	list->v[frame->pos] = moved->id;
 	moved->pos = frame->pos;
+}
+
+/* More free frames. Return: 0; -ENOMEM. */
+static int add_slab(struct frame_table *table)
+{
+	void *slabs = table->slab;
+	int ret = reserve(&slabs, &table->cap_slabs, table->nr_slabs + 1, sizeof(*table->slab));
+	uint8_t *slab;
+
+	table->slab = slabs;
+	if (ret)
+		return ret;
+	slab = iommu_alloc(table->frame_len << FRAME_SLAB_LG2);
+	if (!slab)
+		return -ENOMEM;
+	table->slab[table->nr_slabs++] = slab;
+	for (uint32_t i = 1u << FRAME_SLAB_LG2; i; i--) {
+		uint32_t id = (uint32_t)((table->nr_slabs - 1) << FRAME_SLAB_LG2) + i;
+
+		frame_at(table, id)->next = table->free;
+		table->free = id;
+	}
+	return 0;
 }
 
 struct frame *frame_add(struct frame_table *table, uint64_t index, enum frame_class class,
 			uint8_t *page)
 {
 	struct frame *frame;
-	struct frame **bucket;
+	uint32_t *bucket, id;
 
 	/* Either list may one day hold every frame: an exposed one can become bounce, an other a
 	 * ring. */
 	if (list_reserve(&table->rings, table->nr_frames + 1) ||
-	    list_reserve(&table->others, table->nr_frames + 1))
-		return NULL;
-	frame = iommu_zalloc(sizeof(*frame) + table->nr_slots * sizeof(frame->slot[0]));
-	if (!frame)
+	    list_reserve(&table->others, table->nr_frames + 1) || (!table->free && add_slab(table)))
 		return NULL;
 	if (table->nr_frames >= 2 * table->nr_buckets)
 		grow_buckets(table);
+	id = table->free;
+	frame = frame_at(table, id);
+	table->free = frame->next;
+	memset(frame, 0, table->frame_len);
+	frame->id = id;
 	frame->index = index;
 	frame->class = class;
 	frame->page = page;
 	bucket = bucket_of(table, index);
 	frame->next = *bucket;
-	*bucket = frame;
+	*bucket = id;
 	table->nr_frames++;
 	if (class == FRAME_BOUNCE)
 		list_push(&table->others, frame);
@@ -138,22 +202,28 @@ struct frame *frame_add(struct frame_table *table, uint64_t index, enum frame_cl
 
 void frame_del(struct frame_table *table, struct frame *frame)
 {
-	struct frame **link = bucket_of(table, frame->index);
+	uint32_t *link = bucket_of(table, frame->index);
 
-	while (*link != frame)
-		link = &(*link)->next;
+	while (*link != frame->id)
+		link = &frame_at(table, *link)->next;
 	*link = frame->next;
 	table->nr_frames--;
 	if (frame->class == FRAME_BOUNCE)
-		list_remove(frame->ring ? &table->rings : &table->others, frame);
-	iommu_free(frame);
+		list_remove(table, frame->ring ? &table->rings : &table->others, frame);
+	/* Who still uses it is to be seen. */
+	frame->page = NULL;
+	frame->next = table->free;
+	table->free = frame->id;
+	/* One slab stays, for a guest that maps and unmaps one page all day. */
+	if (!table->nr_frames && table->nr_slabs > 1)
+		forget_slabs(table);
 }
 
 void frame_set_class(struct frame_table *table, struct frame *frame, enum frame_class class,
 		     uint8_t *page)
 {
 	if (frame->class == FRAME_BOUNCE && class != FRAME_BOUNCE) {
-		list_remove(frame->ring ? &table->rings : &table->others, frame);
+		list_remove(table, frame->ring ? &table->rings : &table->others, frame);
 		frame->ring = false;
 	} else if (frame->class != FRAME_BOUNCE && class == FRAME_BOUNCE) {
 		list_push(&table->others, frame);
@@ -170,7 +240,7 @@ void frame_relist(struct frame_table *table, struct frame *frame)
 		ring |= (frame->slot[i] & SLOT_RIGHTS) == SLOT_RIGHTS;
 	if (frame->class != FRAME_BOUNCE || ring == frame->ring)
 		return;
-	list_remove(frame->ring ? &table->rings : &table->others, frame);
+	list_remove(table, frame->ring ? &table->rings : &table->others, frame);
 	frame->ring = ring;
 	list_push(ring ? &table->rings : &table->others, frame);
 }
@@ -183,39 +253,41 @@ struct frame *frame_run_head(const struct frame_table *table, struct frame *fram
 	return frame;
 }
 
-/* A frame without slots has room for two pointers in them. */
-static struct frame *queue_prev(const struct frame *frame)
+/* A frame without slots has room for two ids in them. */
+static struct frame *frame_or_null(const struct frame_table *table, uint32_t id)
 {
-	return (struct frame *)frame->slot[0];
+	return id ? frame_at(table, id) : NULL;
 }
 
-struct frame *frame_queue_next(const struct frame *frame)
+struct frame *frame_queue_next(const struct frame_table *table, const struct frame *frame)
 {
-	return (struct frame *)frame->slot[1];
+	return frame_or_null(table, frame->slot[1]);
 }
 
 void frame_queue_push(struct frame_queue *queue, struct frame *frame)
 {
-	frame->slot[0] = (frame_slot)queue->tail;
+	frame->slot[0] = queue->tail ? queue->tail->id : 0;
 	frame->slot[1] = 0;
 	if (queue->tail)
-		queue->tail->slot[1] = (frame_slot)frame;
+		queue->tail->slot[1] = frame->id;
 	else
 		queue->head = frame;
 	queue->tail = frame;
 	queue->nr += frame->run;
 }
 
-void frame_queue_drop(struct frame_queue *queue, struct frame *frame)
+void frame_queue_drop(const struct frame_table *table, struct frame_queue *queue,
+		      struct frame *frame)
 {
-	struct frame *prev = queue_prev(frame), *next = frame_queue_next(frame);
+	struct frame *prev = frame_or_null(table, frame->slot[0]);
+	struct frame *next = frame_or_null(table, frame->slot[1]);
 
 	if (prev)
-		prev->slot[1] = (frame_slot)next;
+		prev->slot[1] = frame->slot[1];
 	else
 		queue->head = next;
 	if (next)
-		next->slot[0] = (frame_slot)prev;
+		next->slot[0] = frame->slot[0];
 	else
 		queue->tail = prev;
 	queue->nr -= frame->run;
@@ -226,10 +298,11 @@ void frame_queue_drop(struct frame_queue *queue, struct frame *frame)
 /* The front of "rings" is kept in order of use; behind it nothing is. */
 #define RING_FRONT 32
 
-static void list_place(struct frame_list *list, size_t pos, struct frame *frame)
+static void list_place(const struct frame_table *table, struct frame_list *list, size_t pos,
+		       uint32_t id)
 {
-	list->v[pos] = frame;
-	frame->pos = (uint32_t)pos;
+	list->v[pos] = id;
+	frame_at(table, id)->pos = (uint32_t)pos;
 }
 
 void frame_to_front(struct frame_table *table, struct frame *frame)
@@ -238,10 +311,10 @@ void frame_to_front(struct frame_table *table, struct frame *frame)
 	size_t pos = frame->pos;
 
 	if (pos >= RING_FRONT) {
-		list_place(rings, pos, rings->v[RING_FRONT - 1]);
+		list_place(table, rings, pos, rings->v[RING_FRONT - 1]);
 		pos = RING_FRONT - 1;
 	}
 	for (; pos; pos--)
-		list_place(rings, pos, rings->v[pos - 1]);
-	list_place(rings, 0, frame);
+		list_place(table, rings, pos, rings->v[pos - 1]);
+	list_place(table, rings, 0, frame->id);
 }

@@ -25,21 +25,25 @@ enum frame_class {
 	FRAME_QUARANTINED, /* page is a bounce page, unmapped, devices may still remember it */
 };
 
-/* A slot: the host address of the guest page (at least 4 KiB aligned) with MAP_READ | MAP_WRITE in
- * the low bits; 0 when nothing is mapped there. */
-typedef uintptr_t frame_slot;
+/* A slot: which 4 KiB page of the host the guest page starts at, counted from frame_table.base,
+ * above MAP_READ | MAP_WRITE; 0 when nothing is mapped there. Half a pointer, so that a frame is 48
+ * bytes and 64 with its share of lists and buckets. */
+typedef uint32_t frame_slot;
 
-#define SLOT_RIGHTS    ((frame_slot)3)
-#define SLOT_DYING     ((frame_slot)4) /* being unmapped: not counted as live any more */
-#define SLOT_HVA(slot) ((uint8_t *)((slot) & ~(frame_slot)7))
+#define SLOT_RIGHTS   ((frame_slot)3)
+#define SLOT_DYING    ((frame_slot)4) /* being unmapped: not counted as live any more */
+#define SLOT_PAGE_LG2 3
+/* Guest RAM lies within as many bytes of host addresses: 2 TiB. */
+#define SLOT_REACH    (UINT64_C(4096) << (32 - SLOT_PAGE_LG2))
 
 #define FRAME_MAX_SLOTS 16 /* 64 KiB frame, 4 KiB slots */
 
 struct frame {
-	struct frame *next; /* hash chain */
-	uint64_t index;	    /* iova / frame size */
+	uint64_t index; /* iova / frame size */
 	uint8_t *page;
-	uint32_t pos;	   /* in its array; bounce only */
+	uint32_t id;	   /* of this record */
+	uint32_t next;	   /* id of the next in the hash chain, or of the free ones; 0: none */
+	uint32_t pos;	   /* in its list; bounce only */
 	uint32_t run : 12; /* frames of the run that starts here; 0: it starts before */
 	uint32_t class : 3;
 	uint32_t prot : 2;   /* what coarse shadows map it with, PROT_DEV_*; of the whole run */
@@ -60,20 +64,59 @@ struct frame_queue {
 };
 
 struct frame_list {
-	struct frame **v;
+	uint32_t *v; /* ids */
 	size_t nr, cap;
 };
 
+#define FRAME_SLAB_LG2 6 /* frames allocated together */
+
 struct frame_table {
 	unsigned nr_slots; /* per frame */
-	struct frame **bucket;
+	uint8_t *base;	   /* of slots: no guest page lies below it */
+	size_t frame_len;  /* bytes of one */
+	uint8_t **slab;
+	size_t nr_slabs, cap_slabs;
+	uint32_t free;	   /* id of a free frame; 0: none */
+	uint32_t *bucket;  /* ids */
 	size_t nr_buckets; /* a power of two */
-	size_t nr_frames;  /* of both classes */
+	size_t nr_frames;  /* of all classes */
 	struct frame_list rings, others;
 };
 
-int frame_table_init(struct frame_table *table, unsigned nr_slots); /* Return: 0; -ENOMEM. */
+/**
+ * frame_table_init
+ * @base: guest RAM lies in the SLOT_REACH bytes of host memory from here on
+ * Return: 0; -ENOMEM.
+ */
+int frame_table_init(struct frame_table *table, unsigned nr_slots, uint8_t *base);
 void frame_table_fini(struct frame_table *table); /* frees frames that are left; not their pages */
+
+/* frame_table_bytes - of memory it holds */
+size_t frame_table_bytes(const struct frame_table *table);
+
+static inline frame_slot slot_of(const struct frame_table *table, const uint8_t *hva,
+				 unsigned rights)
+{
+	return (frame_slot)((uint64_t)(hva - table->base) >> 12 << SLOT_PAGE_LG2) | rights;
+}
+
+static inline uint8_t *slot_hva(const struct frame_table *table, frame_slot slot)
+{
+	return table->base + ((uint64_t)(slot >> SLOT_PAGE_LG2) << 12);
+}
+
+/* frame_at - a frame by its id, which is not 0 */
+static inline struct frame *frame_at(const struct frame_table *table, uint32_t id)
+{
+	uint32_t i = id - 1;
+
+	return (struct frame *)(table->slab[i >> FRAME_SLAB_LG2] +
+				(i & ((1u << FRAME_SLAB_LG2) - 1)) * table->frame_len);
+}
+
+/* frame_walk - every frame of the table: NULL gives the first, a frame the next; NULL: no more. No
+ * frame may come or go meanwhile. */
+struct frame *frame_walk(const struct frame_table *table, const struct frame *frame);
 
 /* frame_find - NULL if there is none */
 struct frame *frame_find(const struct frame_table *table, uint64_t index);
@@ -102,9 +145,10 @@ struct frame *frame_run_head(const struct frame_table *table, struct frame *fram
 /* frame_queue_push - at the tail; frame_queue_drop - from anywhere in it. First frames of runs
  * without slots only; frames have at least two slots. */
 void frame_queue_push(struct frame_queue *queue, struct frame *frame);
-void frame_queue_drop(struct frame_queue *queue, struct frame *frame);
+void frame_queue_drop(const struct frame_table *table, struct frame_queue *queue,
+		      struct frame *frame);
 /* frame_queue_next - the one after @frame, NULL: the last */
-struct frame *frame_queue_next(const struct frame *frame);
+struct frame *frame_queue_next(const struct frame_table *table, const struct frame *frame);
 
 /* frame_to_front - a frame of "rings" is likely to be wanted again soon: let it stand before those
  * that have not been for longer. Moves a bounded number of others by one place. */

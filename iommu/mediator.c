@@ -68,6 +68,20 @@ static bool ram_aligned(const struct gmem *gmem, uint64_t align)
 	return true;
 }
 
+/* The lowest host address of RAM; NULL: what a frame's slots can say does not reach all of it. */
+static uint8_t *ram_base(const struct gmem *gmem)
+{
+	uintptr_t low = UINTPTR_MAX, high = 0;
+
+	for (unsigned i = 0; i < gmem->nr_spans; i++) {
+		const struct gmem_span *span = &gmem->spans[i];
+
+		low = MIN(low, (uintptr_t)span->hva);
+		high = MAX(high, (uintptr_t)span->hva + span->len);
+	}
+	return high - low <= SLOT_REACH ? (uint8_t *)low : NULL;
+}
+
 static uint64_t monotonic_ns(void)
 {
 	struct timespec now;
@@ -82,7 +96,7 @@ int mediator_create(const struct mediator_cfg *cfg, struct mediator **out)
 	int ret;
 
 	if (!IS_POW2(cfg->guest_granule) || cfg->guest_granule < MIN_GRANULE ||
-	    !ram_aligned(cfg->gmem, cfg->guest_granule))
+	    !ram_aligned(cfg->gmem, cfg->guest_granule) || !ram_base(cfg->gmem))
 		return -EINVAL;
 	m = iommu_zalloc(sizeof(*m));
 	if (!m)
@@ -90,6 +104,7 @@ int mediator_create(const struct mediator_cfg *cfg, struct mediator **out)
 	m->cfg = *cfg;
 	m->input_range = (struct iova_range){0, UINT64_MAX};
 	m->env.gmem = cfg->gmem;
+	m->env.ram_base = ram_base(cfg->gmem);
 	m->env.granule = cfg->guest_granule;
 	m->env.frame_size = cfg->guest_granule;
 	m->env.stats = &m->stats;
@@ -449,11 +464,10 @@ static int check_join(const struct endpoint *ep, const struct domain *dom)
 	}
 	/* What is exposed already was so for endpoints that agreed to it. */
 	if (!ep->cfg.relaxed && dom->relaxed) {
-		for (size_t b = 0; b < dom->frames.nr_buckets; b++) {
-			for (struct frame *f = dom->frames.bucket[b]; f; f = f->next) {
-				if (f->class == FRAME_EXPOSED)
-					return -EOPNOTSUPP;
-			}
+		for (const struct frame *frame = frame_walk(&dom->frames, NULL); frame;
+		     frame = frame_walk(&dom->frames, frame)) {
+			if (frame->class == FRAME_EXPOSED)
+				return -EOPNOTSUPP;
 		}
 	}
 	return 0;
@@ -881,13 +895,13 @@ static bool sg_next(void *ctx, struct mapping *out)
 }
 
 /*
- * Every segment is whole granules of RAM, and the list ends inside the 64 bits that IOVAs have.
+ * Every segment is whole granules, and the list ends inside the 64 bits that IOVAs have.
  * @last: of its IOVAs; @nr_maps: the mappings it becomes
  */
 static int check_sg(const struct mediator *m, const struct sg_list *list, uint64_t *last,
 		    size_t *nr_maps)
 {
-	uint64_t g = m->env.granule, at = list->start, gpa = 0;
+	uint64_t g = m->env.granule, at = list->start, gpa = 0, end;
 
 	if (!list->nr || (list->flags & ~(uint32_t)(MAP_READ | MAP_WRITE)))
 		return -EINVAL;
@@ -896,15 +910,35 @@ static int check_sg(const struct mediator *m, const struct sg_list *list, uint64
 		const struct sg_segment *sg = &list->sg[i];
 
 		if (!sg->len || !IS_ALIGNED(sg->gpa | sg->len, g) ||
+		    add_overflows(sg->gpa, sg->len - 1, &end) ||
 		    add_overflows(at, sg->len - 1, last) || (i && !at))
 			return -ERANGE;
-		if (!gmem_ptr(m->cfg.gmem, sg->gpa, sg->len))
-			return -EFAULT;
 		*nr_maps += !i || sg->gpa != gpa;
-		gpa = sg->gpa + sg->len;
+		gpa = end + 1;
 		at = *last + 1;
 	}
 	return 0;
+}
+
+/* Is all of it RAM, and at IOVAs that the domain may use? What is wrong with the first mapping that
+ * is. */
+static int check_sg_maps(const struct mediator *m, const struct domain *dom, struct sg_list *list,
+			 uint64_t last)
+{
+	struct mapping map;
+	int ret = 0;
+
+	if (!check_range(m, dom, list->start, last)) {
+		for (size_t i = 0; i < list->nr && !ret; i++) {
+			if (!gmem_ptr(m->cfg.gmem, list->sg[i].gpa, list->sg[i].len))
+				ret = -EFAULT;
+		}
+		return ret;
+	}
+	sg_rewind(list);
+	while (!ret && sg_next(list, &map))
+		ret = check_map(m, dom, &map);
+	return ret;
 }
 
 int mediator_map_sg(struct mediator *m, uint32_t domain, uint64_t iova, const struct sg_segment *sg,
@@ -924,7 +958,7 @@ int mediator_map_sg(struct mediator *m, uint32_t domain, uint64_t iova, const st
 	dom = find_domain(m, domain);
 	if (!dom)
 		goto out;
-	ret = check_range(m, dom, iova, all.last);
+	ret = check_sg_maps(m, dom, &list, all.last);
 	if (ret)
 		goto out;
 	ret = has_room(m, dom, nr_maps) ? domain_map_list(dom, sg_next, sg_rewind, &list) : -ENOMEM;

@@ -112,7 +112,8 @@ struct endpoint;
 
 /**
  * mediator_create
- * Return: 0; -EINVAL a granule that is no power of two, or RAM not aligned to it; -ENOMEM.
+ * Return: 0; -EINVAL a granule that is no power of two, RAM not aligned to it, or spread over more
+ * than 2 TiB of host addresses; -ENOMEM.
  */
 int mediator_create(const struct mediator_cfg *cfg, struct mediator **out);
 
@@ -167,7 +168,7 @@ int mediator_detach(struct mediator *m, uint32_t domain, uint32_t endpoint);
  * mediator_map - record one MAP and let the domain's devices see it
  * Return: 0; -ENOENT domain unknown; -EINVAL bypass domain, overlap with a mapping or a reserved
  *         region, unknown flag; -ERANGE off the guest granule, last < start, or outside the input
- * range; -EFAULT not guest RAM (with MAP_MMIO: not the doorbell); -ENOMEM; -EIO. Source:
+ * range; -EFAULT not guest RAM (with MAP_MMIO: nor the doorbell); -ENOMEM; -EIO. Source:
  * virtio 1.3, IOMMU device, "MAP request".
  */
 int mediator_map(struct mediator *m, uint32_t domain, const struct mapping *map);

@@ -610,7 +610,8 @@ static struct ring_pos past_last(const struct sync_lines *lines)
 static void prefetch_slot(const struct sync_run *run, const struct frame *frame, unsigned s)
 {
 	const uint8_t *bounce = frame->page + s * run->granule;
-	const uint8_t *src = run->dir == SYNC_FOR_CPU ? bounce : SLOT_HVA(frame->slot[s]);
+	const uint8_t *src =
+		run->dir == SYNC_FOR_CPU ? bounce : slot_hva(run->table, frame->slot[s]);
 	const uint8_t *twin = pool_twin(run->pool, bounce);
 
 	for (unsigned i = 0; i < 4; i++) {
@@ -627,7 +628,7 @@ static bool collect_rings(const struct sync_run *run, struct sync_lines *lines,
 	unsigned s = from.slot;
 
 	for (size_t f = from.frame; f < rings->nr && f <= to.frame; f++, s = 0) {
-		struct frame *frame = rings->v[f];
+		struct frame *frame = frame_at(run->table, rings->v[f]);
 		unsigned end = f == to.frame ? to.slot : run->table->nr_slots;
 		size_t before = lines->nr;
 
@@ -639,9 +640,9 @@ static bool collect_rings(const struct sync_run *run, struct sync_lines *lines,
 			if (s + 1 < end)
 				prefetch_slot(run, frame, s + 1);
 			else if (f + 1 < rings->nr)
-				prefetch_slot(run, rings->v[f + 1], 0);
+				prefetch_slot(run, frame_at(run->table, rings->v[f + 1]), 0);
 			if (!collect_slot(run, lines, frame->page + s * run->granule,
-					  SLOT_HVA(frame->slot[s])))
+					  slot_hva(run->table, frame->slot[s])))
 				return false;
 			if (lines->nr == nr)
 				continue;
@@ -722,14 +723,14 @@ static void sync_rings_by_slot(const struct sync_run *run, struct sync_lines *li
 
 	run->stats->unstable++;
 	for (size_t f = 0; f < rings->nr; f++) {
-		const struct frame *frame = rings->v[f];
+		const struct frame *frame = frame_at(run->table, rings->v[f]);
 
 		for (unsigned s = 0; s < run->table->nr_slots; s++) {
 			if ((frame->slot[s] & SLOT_RIGHTS) != SLOT_RIGHTS)
 				continue;
 			lines->nr = 0;
 			(void)collect_slot(run, lines, frame->page + s * run->granule,
-					   SLOT_HVA(frame->slot[s]));
+					   slot_hva(run->table, frame->slot[s]));
 			apply_lines(run, lines);
 		}
 	}
@@ -744,12 +745,12 @@ static void sync_rings_by_slot(const struct sync_run *run, struct sync_lines *li
 static void sync_payload(const struct sync_run *run, const struct frame_list *list)
 {
 	for (size_t f = 0; f < list->nr; f++) {
-		const struct frame *frame = list->v[f];
+		const struct frame *frame = frame_at(run->table, list->v[f]);
 
 		for (unsigned s = 0; s < run->table->nr_slots; s++) {
 			frame_slot rights = frame->slot[s] & SLOT_RIGHTS;
 			uint8_t *bounce = frame->page + s * run->granule;
-			uint8_t *guest = SLOT_HVA(frame->slot[s]);
+			uint8_t *guest = slot_hva(run->table, frame->slot[s]);
 
 			if (rights == MAP_WRITE && run->dir == SYNC_FOR_CPU)
 				*count_of(run) += merge_slot(guest, pool_twin(run->pool, bounce),

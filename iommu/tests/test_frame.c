@@ -10,7 +10,7 @@ static int four_slots(void **state)
 {
 	static struct frame_table table;
 
-	assert_int_equal(frame_table_init(&table, 4), 0);
+	assert_int_equal(frame_table_init(&table, 4, guest), 0);
 	*state = &table;
 	return 0;
 }
@@ -21,10 +21,18 @@ static int fini(void **state)
 	return 0;
 }
 
-static void a_frame_of_four_slots_takes_64_bytes(void **state)
+static void a_frame_of_four_slots_takes_64_bytes_with_all_that_leads_to_it(void **state)
 {
-	(void)state;
-	assert_int_equal(sizeof(struct frame) + 4 * sizeof(frame_slot), 64);
+	struct frame_table *table = *state;
+
+	for (uint64_t i = 0; i < 200000; i++) {
+		assert_non_null(frame_add(table, i * i, FRAME_BOUNCE, guest));
+		if (i >= 1000)
+			assert_true(frame_table_bytes(table) <= 64 * table->nr_frames);
+	}
+	while (table->nr_frames)
+		frame_del(table, frame_walk(table, NULL));
+	assert_int_equal(table->nr_slabs, 0);
 }
 
 static void frames_are_found_after_the_table_has_grown(void **state)
@@ -42,7 +50,7 @@ static void frames_are_found_after_the_table_has_grown(void **state)
 
 		assert_int_equal(frame != NULL, i & 1);
 		if (frame)
-			assert_ptr_equal(table->others.v[frame->pos], frame);
+			assert_ptr_equal(frame_at(table, table->others.v[frame->pos]), frame);
 	}
 	assert_null(frame_find(table, 3));
 }
@@ -52,11 +60,11 @@ static void a_frame_with_a_read_write_slot_stands_in_rings(void **state)
 	struct frame_table *table = *state;
 	struct frame *frame = frame_add(table, 1, FRAME_BOUNCE, guest);
 
-	frame->slot[2] = (frame_slot)guest | 1;
+	frame->slot[2] = slot_of(table, guest, 1);
 	frame_relist(table, frame);
 	assert_int_equal(table->rings.nr, 0);
 	assert_int_equal(table->others.nr, 1);
-	frame->slot[3] = (frame_slot)guest | 3;
+	frame->slot[3] = slot_of(table, guest, 3);
 	frame_relist(table, frame);
 	assert_int_equal(table->rings.nr, 1);
 	assert_int_equal(table->others.nr, 0);
@@ -64,7 +72,7 @@ static void a_frame_with_a_read_write_slot_stands_in_rings(void **state)
 	frame_relist(table, frame);
 	assert_int_equal(table->rings.nr, 0);
 	assert_int_equal(table->others.nr, 1);
-	assert_ptr_equal(SLOT_HVA(frame->slot[2]), guest);
+	assert_ptr_equal(slot_hva(table, frame->slot[2]), guest);
 }
 
 static void an_exposed_frame_stands_in_no_list_until_it_bounces(void **state)
@@ -72,7 +80,7 @@ static void an_exposed_frame_stands_in_no_list_until_it_bounces(void **state)
 	struct frame_table *table = *state;
 	struct frame *frame = frame_add(table, 7, FRAME_EXPOSED, guest);
 
-	frame->slot[0] = (frame_slot)guest | 3;
+	frame->slot[0] = slot_of(table, guest, 3);
 	frame_relist(table, frame);
 	assert_int_equal(table->rings.nr + table->others.nr, 0);
 	frame_set_class(table, frame, FRAME_BOUNCE, guest + 0x4000);
@@ -90,14 +98,15 @@ static void frames_used_last_stand_in_front(void **state)
 
 	for (unsigned i = 0; i < NR; i++) {
 		frame[i] = frame_add(table, i, FRAME_BOUNCE, guest);
-		frame[i]->slot[0] = (frame_slot)guest | 3;
+		frame[i]->slot[0] = slot_of(table, guest, 3);
 		frame_relist(table, frame[i]);
 	}
 	for (unsigned n = 1; n <= 300; n++) {
 		frame_to_front(table, frame[n * 37 % NR]);
 		/* the last ones, in order of use */
 		for (unsigned back = 0; back < MIN(n, 20u); back++)
-			assert_ptr_equal(table->rings.v[back], frame[(n - back) * 37 % NR]);
+			assert_ptr_equal(frame_at(table, table->rings.v[back]),
+					 frame[(n - back) * 37 % NR]);
 		assert_int_equal(table->rings.nr, NR);
 		for (unsigned i = 0; i < NR; i++)
 			assert_ptr_equal(table->rings.v[frame[i]->pos], frame[i]);
@@ -111,18 +120,18 @@ static void every_frame_has_a_place_in_either_list(void **state)
 	for (uint64_t i = 0; i < 100; i++) {
 		struct frame *frame = frame_add(table, i, FRAME_EXPOSED, guest);
 
-		frame->slot[0] = (frame_slot)guest | (i % 2 ? 3 : 1);
+		frame->slot[0] = slot_of(table, guest, i % 2 ? 3 : 1);
 	}
 	/* nothing of this may fail */
 	for (uint64_t i = 0; i < 100; i++)
 		frame_set_class(table, frame_find(table, i), FRAME_BOUNCE, guest);
 	for (uint64_t i = 0; i < 100; i++) {
-		frame_find(table, i)->slot[0] = (frame_slot)guest | 3;
+		frame_find(table, i)->slot[0] = slot_of(table, guest, 3);
 		frame_relist(table, frame_find(table, i));
 	}
 	assert_int_equal(table->rings.nr, 100);
 	for (uint64_t i = 0; i < 100; i++) {
-		frame_find(table, i)->slot[0] = (frame_slot)guest | 2;
+		frame_find(table, i)->slot[0] = slot_of(table, guest, 2);
 		frame_relist(table, frame_find(table, i));
 	}
 	assert_int_equal(table->others.nr, 100);
@@ -173,7 +182,9 @@ static void a_queue_keeps_its_order_and_counts_the_frames_of_its_runs(void **sta
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_frame_of_four_slots_takes_64_bytes),
+		cmocka_unit_test_setup_teardown(
+			a_frame_of_four_slots_takes_64_bytes_with_all_that_leads_to_it, four_slots,
+			fini),
 		cmocka_unit_test_setup_teardown(frames_are_found_after_the_table_has_grown,
 						four_slots, fini),
 		cmocka_unit_test_setup_teardown(a_frame_with_a_read_write_slot_stands_in_rings,

@@ -100,11 +100,11 @@ static int setup_lines(void **state, size_t nr_slots_of_lines)
 	fx.page = (size_t)sysconf(_SC_PAGESIZE);
 	trap.page = fx.page;
 	fx.slot = PAGES * fx.page;
-	assert_int_equal(frame_table_init(&fx.table, 1), 0);
 	assert_int_equal(pool_create(fx.slot, 16 * fx.slot, &fx.pool), 0);
 	assert_int_equal(sync_scratch_create(nr_slots_of_lines * fx.slot / 64, &fx.scratch), 0);
 	fx.guest = aligned_alloc(fx.slot, 2 * fx.slot);
 	memset(fx.guest, 0, 2 * fx.slot);
+	assert_int_equal(frame_table_init(&fx.table, 1, fx.guest), 0);
 	*state = &fx;
 	return 0;
 }
@@ -139,7 +139,7 @@ static struct frame *ring_of(struct fixture *fx, unsigned n)
 	uint8_t *page = pool_get(fx->pool, 1, &got);
 
 	frame = frame_add(&fx->table, n, FRAME_BOUNCE, page);
-	frame->slot[0] = (frame_slot)guest | MAP_READ | MAP_WRITE;
+	frame->slot[0] = slot_of(&fx->table, guest, MAP_READ | MAP_WRITE);
 	sync_fill(page, pool_twin(fx->pool, page), guest, fx->slot, &fx->stats);
 	frame_relist(&fx->table, frame);
 	return frame;
