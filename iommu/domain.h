@@ -23,7 +23,6 @@
 struct domain_env {
 	const struct gmem *gmem;
 	uint8_t *ram_base;   /* the lowest host address of guest RAM */
-	uint8_t *ram_base;   /* the lowest host address of guest RAM */
 	uint64_t granule;    /* g: bytes of a slot */
 	uint64_t frame_size; /* h: bytes of a frame, >= g */
 	unsigned granule_lg2, frame_lg2;

@@ -147,6 +147,20 @@ static void list_remove(const struct frame_table *table, struct frame_list *list
 	moved->pos = frame->pos;
 }
 
+static void unlist(struct frame_table *table, struct frame *frame)
+{
+	if (frame->listed)
+		list_remove(table, frame->ring ? &table->rings : &table->others, frame);
+	frame->listed = false;
+}
+
+static void enlist(struct frame_table *table, struct frame *frame, bool ring)
+{
+	frame->ring = ring;
+	frame->listed = true;
+	list_push(ring ? &table->rings : &table->others, frame);
+}
+
 /* More free frames. Return: 0; -ENOMEM. */
 static int add_slab(struct frame_table *table)
 {
@@ -196,7 +210,7 @@ struct frame *frame_add(struct frame_table *table, uint64_t index, enum frame_cl
 	*bucket = id;
 	table->nr_frames++;
 	if (class == FRAME_BOUNCE)
-		list_push(&table->others, frame);
+		enlist(table, frame, false);
 	return frame;
 }
 
@@ -208,8 +222,7 @@ void frame_del(struct frame_table *table, struct frame *frame)
 		link = &frame_at(table, *link)->next;
 	*link = frame->next;
 	table->nr_frames--;
-	if (frame->class == FRAME_BOUNCE)
-		list_remove(table, frame->ring ? &table->rings : &table->others, frame);
+	unlist(table, frame);
 	/* Who still uses it is to be seen. */
 	frame->page = NULL;
 	frame->next = table->free;
@@ -222,12 +235,8 @@ void frame_del(struct frame_table *table, struct frame *frame)
 void frame_set_class(struct frame_table *table, struct frame *frame, enum frame_class class,
 		     uint8_t *page)
 {
-	if (frame->class == FRAME_BOUNCE && class != FRAME_BOUNCE) {
-		list_remove(table, frame->ring ? &table->rings : &table->others, frame);
-		frame->ring = false;
-	} else if (frame->class != FRAME_BOUNCE && class == FRAME_BOUNCE) {
-		list_push(&table->others, frame);
-	}
+	if (class != FRAME_BOUNCE)
+		unlist(table, frame);
 	frame->class = class;
 	frame->page = page;
 }
@@ -238,11 +247,10 @@ void frame_relist(struct frame_table *table, struct frame *frame)
 
 	for (unsigned i = 0; i < table->nr_slots; i++)
 		ring |= (frame->slot[i] & SLOT_RIGHTS) == SLOT_RIGHTS;
-	if (frame->class != FRAME_BOUNCE || ring == frame->ring)
+	if (frame->class != FRAME_BOUNCE || (frame->listed && ring == frame->ring))
 		return;
-	list_remove(table, frame->ring ? &table->rings : &table->others, frame);
-	frame->ring = ring;
-	list_push(ring ? &table->rings : &table->others, frame);
+	unlist(table, frame);
+	enlist(table, frame, ring);
 }
 
 struct frame *frame_run_head(const struct frame_table *table, struct frame *frame)

@@ -47,7 +47,8 @@ struct frame {
 	uint32_t run : 12; /* frames of the run that starts here; 0: it starts before */
 	uint32_t class : 3;
 	uint32_t prot : 2;   /* what coarse shadows map it with, PROT_DEV_*; of the whole run */
-	uint32_t ring : 1;   /* stands in rings, not in others */
+	uint32_t listed : 1; /* stands in a list */
+	uint32_t ring : 1;   /* in rings, not in others */
 	uint32_t live : 5;   /* slots in use */
 	uint32_t cut : 1;    /* an UNMAP under way has dealt with its translation */
 	uint32_t moving : 1; /* its class was changed, what changed meanwhile is not merged yet */
@@ -131,8 +132,8 @@ struct frame *frame_add(struct frame_table *table, uint64_t index, enum frame_cl
 /* frame_del - out of the table and its list, freed */
 void frame_del(struct frame_table *table, struct frame *frame);
 
-/* frame_set_class - a new class and page; a bounce frame enters "others", to be relisted once its
- * slots are what they will be; cannot fail */
+/* frame_set_class - a new class and page; one that is not bounce leaves its list, one that becomes
+ * bounce is in none before frame_relist(); cannot fail */
 void frame_set_class(struct frame_table *table, struct frame *frame, enum frame_class class,
 		     uint8_t *page);
 

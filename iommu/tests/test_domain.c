@@ -21,6 +21,7 @@
 #define RAM	 0x802e60000ull /* guest-physical; no multiple of 64 KiB on purpose */
 #define RAM_LEN	 (96 * H)
 #define IOVA	 0x9abc0000ull
+#define FAR	 0xa2000000ull /* where another leaf table starts */
 #define RO	 MAP_READ
 #define WO	 MAP_WRITE
 #define RW	 (MAP_READ | MAP_WRITE)
@@ -1135,7 +1136,7 @@ static void a_list_is_mapped_whole_or_not_at_all(void **state)
 		{IOVA + 100, {{RAM, G}}, 1, -ERANGE},
 		{IOVA, {{RAM, G}}, 0, -EINVAL},
 		{IOVA, {{RAM, G}, {RAM + RAM_LEN, G}}, 2, -EFAULT},
-		{IOVA, {{RAM, G}, {UINT64_MAX - G + 1, 2 * G}}, 2, -EFAULT},
+		{IOVA, {{RAM, G}, {UINT64_MAX - G + 1, 2 * G}}, 2, -ERANGE},
 		{UINT64_MAX - G + 1, {{RAM, G}, {RAM + H, G}}, 2, -ERANGE},
 		{IOVA + 38 * G,
 		 {{RAM, G}, {RAM + H, 2 * G}},
@@ -1169,8 +1170,23 @@ static void a_list_is_mapped_whole_or_not_at_all(void **state)
 		assert_true(dev_read_faults(fx, IOVA));
 		assert_true(dev_read_faults(fx, IOVA + G));
 	}
-	assert_true(n > 2);
 	check_sg(fx, IOVA, sg, ARRAY_SIZE(sg));
+	/* where there is no table yet, and of two tables at once */
+	for (n = 1;; n++) {
+		int ret;
+
+		fx->mem.fail_table = n;
+		ret = mediator_map_sg(fx->m, 1, FAR - 2 * G, sg, ARRAY_SIZE(sg), RW);
+		if (fx->mem.fail_table)
+			break;
+		assert_int_equal(ret, -ENOMEM);
+		assert_int_equal(stats_of(fx).mappings, 4);
+		assert_true(dev_read_faults(fx, FAR - 2 * G));
+		assert_true(dev_read_faults(fx, FAR));
+	}
+	fx->mem.fail_table = 0;
+	assert_true(n > 1);
+	check_sg(fx, FAR - 2 * G, sg, ARRAY_SIZE(sg));
 }
 
 /* ---- bounds ---- */
