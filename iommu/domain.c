@@ -972,7 +972,8 @@ static void cut_part(struct domain *dom, struct frame *frame)
 	for (unsigned s = 0; s < dom->frames.nr_slots && dom->set.has_fine; s++) {
 		if (frame->slot[s] & SLOT_DYING) {
 			fine_unmap(dom, frame, s, 1);
-			dom->removed |= frame->class != FRAME_BOUNCE || !is_lazy(dom);
+			/* Its rights are the guest's: what is mapped there next may have more. */
+			dom->removed = true;
 		}
 	}
 	if (frame->class == FRAME_WINDOW) {
@@ -1197,7 +1198,7 @@ static void cut_runs(struct domain *dom, uint64_t first, uint64_t nr)
 			unmap_run(dom, head);
 			dom->removed |= !is_lazy(dom);
 		}
-		dom->removed |= dom->set.has_fine && !is_lazy(dom);
+		dom->removed |= dom->set.has_fine;
 		i += head->run;
 	}
 }

@@ -440,6 +440,24 @@ static void a_class_change_is_made_in_every_shadow(void **state)
 	assert_ptr_equal(reach(&fx->inst[1], 0, H + G, PROT_DEV_WRITE), page + G);
 }
 
+static void a_slot_mapped_again_has_its_new_rights_on_a_fine_shadow_at_once(void **state)
+{
+	struct fixture *fx = *state;
+	uint8_t *byte;
+
+	attach_both(fx);
+	assert_int_equal(map(fx, H, G, 5 * G, RW), 0); /* the frame stays */
+	assert_int_equal(map(fx, H + G, G, 9 * G, RO), 0);
+	touch_all(fx, H, H);
+	unmap(fx, H + G, G);
+	assert_int_equal(map(fx, H + G, G, 9 * G, RW), 0);
+	byte = reach(&fx->inst[1], 0, H + G, PROT_DEV_WRITE);
+	assert_non_null(byte);
+	*byte = 7;
+	endpoint_sync_for_cpu(fx->ep[0]);
+	assert_int_equal(fx->ram[9 * G], 7);
+}
+
 static void a_fine_shadow_turns_bounce_with_the_others(void **state)
 {
 	struct fixture *fx = *state;
@@ -602,6 +620,9 @@ int main(void)
 						setup_parking, teardown),
 		cmocka_unit_test_setup_teardown(a_class_change_is_made_in_every_shadow, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(
+			a_slot_mapped_again_has_its_new_rights_on_a_fine_shadow_at_once, setup_fine,
+			teardown),
 		cmocka_unit_test_setup_teardown(a_fine_shadow_turns_bounce_with_the_others,
 						setup_fine, teardown),
 		cmocka_unit_test_setup_teardown(
