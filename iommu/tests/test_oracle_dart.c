@@ -442,9 +442,10 @@ static bool may_absorb(struct world *w, unsigned s, const struct target *t)
 }
 
 /* Does exposure=relaxed show what lies around mappings? Then nothing is said about it. */
-static bool is_exempt(const struct world *w, const struct target *t)
+static bool is_exempt(struct world *w, const struct target *t)
 {
-	return t->d >= 0 && !w->dom[t->d].bypass && w->dom[t->d].relaxed;
+	return t->d >= 0 && t->slot >= 0 && !w->dom[t->d].bypass && w->dom[t->d].relaxed &&
+	       (is_moving(w, t) || frame_is_backed(w, t->d, t->slot));
 }
 
 /* Has an invalidation of this instance hung? Then its streams may be blocked, or are. */
