@@ -150,7 +150,8 @@ struct world {
 	int op_dom; /* with [op_start, op_last]: what changes; -1: nothing */
 	uint64_t op_start, op_last;
 	bool op_unmaps;
-	int op_ep; /* moves; -1: none, nr_eps: all */
+	unsigned op_dirty; /* what was written before it began */
+	int op_ep;	   /* moves; -1: none, nr_eps: all */
 	struct late late[MAX_LATE];
 	unsigned nr_late;
 };
@@ -411,7 +412,7 @@ static bool frame_is_backed(struct world *w, int d, int slot)
 
 /*
  * Does the request under way change the class of this frame? Then some translations lead to the old
- * page, some to the new one, and what was written by the one is not yet seen by the other.
+ * page, some to the new one, and what is written by the one during it is not yet seen by the other.
  */
 static bool is_moving(const struct world *w, const struct target *t)
 {
@@ -422,6 +423,18 @@ static bool is_moving(const struct world *w, const struct target *t)
 	frame = w->base + (unsigned)t->slot / w->per_frame * w->h;
 	return w->op_ep >= 0 ||
 	       (t->d == w->op_dom && frame <= w->op_last && frame + w->h > w->op_start);
+}
+
+/* Was this byte written during the request, to one page or the other? */
+static bool is_fresh(const struct world *w, const struct target *t, unsigned off)
+{
+	if (!is_moving(w, t))
+		return false;
+	for (unsigned n = w->op_dirty; n < w->nr_dirty; n++) {
+		if (off >= w->dirty[n].off && off < w->dirty[n].off + w->dirty[n].len)
+			return true;
+	}
+	return false;
 }
 
 /* May an access that is not allowed end in a private page? */
@@ -532,7 +545,7 @@ static void check_bytes(struct world *w, unsigned s, uint64_t iova, const struct
 			continue;
 		if (corrupt && got[i] >= STRAY)
 			continue;
-		if (is_moving(w, t) && w->owner[t->off + i] && got[i] == w->prev[t->off + i])
+		if (is_fresh(w, t, t->off + i) && got[i] == w->prev[t->off + i])
 			continue;
 		bad(w,
 		    "stream %u at iova 0x%llx reads %02x, the oracle says %02x (before: %02x, "
@@ -562,7 +575,7 @@ static void check_absorbed(struct world *w, unsigned s, uint64_t iova, const str
 			unsigned off = readable.off + i;
 
 			if (!byte_ok(w, off, readable.who, got[i]) && got[i] < STRAY &&
-			    !(is_moving(w, t) && got[i] == w->prev[off]))
+			    !(is_fresh(w, t, off) && got[i] == w->prev[off]))
 				bad(w, "stream %u at iova 0x%llx: write-only, reads %02x", s,
 				    (ull)(iova + i), got[i]);
 		}
@@ -886,6 +899,7 @@ static void begin(struct world *w, int d, uint64_t start, uint64_t last, int e)
 	w->op_start = start;
 	w->op_last = last;
 	w->op_ep = e;
+	w->op_dirty = w->nr_dirty;
 	w->op_unmaps = false;
 	w->busy = true;
 }
