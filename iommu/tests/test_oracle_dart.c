@@ -54,8 +54,8 @@
 #define STRAY 0xc0u /* and above: written where nobody may write */
 
 /* Who wrote a byte that not everybody may have seen; views are numbered from VIEW on. */
-enum { CLEAN, CPU, VIEW };
-_Static_assert(VIEW + NR_DOMAINS * MAX_MAPS < 256, "owners are bytes");
+enum { CLEAN, CPU, VIEW, LATE = 255 }; /* LATE: by a device, to what is being unmapped */
+_Static_assert(VIEW + NR_DOMAINS * MAX_MAPS < LATE, "owners are bytes");
 
 struct omap {
 	bool used;
@@ -681,8 +681,10 @@ static void write_late(struct world *w, unsigned s, uint64_t iova, const struct 
 	w->counts->late++;
 	if (!dma(w, s, iova, &late.after, 1, true))
 		return;
-	/* Nobody writes that byte a second time before it is known what became of it. */
-	w->owner[t->off] = CPU;
+	/* Nobody writes that byte a second time before it is known what became of it; until then
+	 * whoever looks may find either value. */
+	w->owner[t->off] = LATE;
+	w->prev[t->off] = late.after;
 	w->late[w->nr_late++] = late;
 }
 
