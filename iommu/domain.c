@@ -1283,24 +1283,6 @@ static void drop_body(struct domain *dom, const struct shape *shape, bool flushe
 
 /* ---- requests ---- */
 
-/* Take the first @nr parts of a mapping that is not to be away again. */
-static void undo_parts(struct domain *dom, const struct shape *shape, const struct mapping *map,
-		       unsigned nr)
-{
-	struct doomed d = {.map = *map, .shape = *shape};
-	bool flushed;
-
-	find_parts(dom, &d);
-	for (unsigned i = 0; i < nr; i++)
-		doom_part(d.frame[i], &d.cover[i]);
-	for (unsigned i = 0; i < nr; i++)
-		cut_part(dom, d.frame[i]);
-	flushed = dom->removed;
-	(void)flush_if_due(dom);
-	for (unsigned i = 0; i < nr; i++)
-		drop_part(dom, d.frame[i], &d.cover[i], flushed);
-}
-
 static void finish_moves(struct domain *dom, const struct mapping *map)
 {
 	struct shape shape;
@@ -1314,6 +1296,30 @@ static void finish_moves(struct domain *dom, const struct mapping *map)
 		if (frame)
 			finish_move(dom, frame);
 	}
+}
+
+/* Take the first @nr parts of a mapping that is not to be away again. */
+static void undo_parts(struct domain *dom, const struct shape *shape, const struct mapping *map,
+		       unsigned nr)
+{
+	struct doomed d = {.map = *map, .shape = *shape};
+	bool flushed;
+
+	find_parts(dom, &d);
+	/* A frame that one of them made direct is not at rest: its page is still the bounce page.
+	 */
+	if (dom->moving) {
+		(void)flush_if_due(dom);
+		finish_moves(dom, map);
+	}
+	for (unsigned i = 0; i < nr; i++)
+		doom_part(d.frame[i], &d.cover[i]);
+	for (unsigned i = 0; i < nr; i++)
+		cut_part(dom, d.frame[i]);
+	flushed = dom->removed;
+	(void)flush_if_due(dom);
+	for (unsigned i = 0; i < nr; i++)
+		drop_part(dom, d.frame[i], &d.cover[i], flushed);
 }
 
 /* One mapping, up to what devices may not know before an invalidation, and moves not finished. */

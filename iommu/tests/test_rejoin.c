@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Streams that join, leave, and cannot come back: cases that random operations once found.
+ * Streams that join, leave, and cannot come back, and a MAP that is undone half-way: cases that
+ * random operations once found.
  */
 #include "iommu/tests/check.h"
 
@@ -15,7 +16,7 @@
 #define G    0x1000ull
 #define H    0x4000ull
 #define GPA  0x40000000ull
-#define IOVA 0x100000ull
+#define IOVA 0x1ffc000ull /* the last frame of a leaf table */
 #define RAM  (8 * H)
 
 struct bench {
@@ -28,7 +29,7 @@ struct bench {
 };
 
 /* Two DARTs that share no table; @region: b has a reserved direct region at IOVA. */
-static struct bench *bench_create(bool region)
+static struct bench *bench_create(bool region, bool windows)
 {
 	struct bench *t = calloc(1, sizeof(*t));
 	struct mediator_cfg cfg = {
@@ -41,7 +42,7 @@ static struct bench *bench_create(bool region)
 		.promote = true,
 		.doorbell = {1, 0},
 	};
-	struct dart_rig_cfg rig = {.kind = DART_T8103, .page_lg2 = 14};
+	struct dart_rig_cfg rig = {.kind = DART_T8103, .page_lg2 = 14, .windows = windows};
 	struct dart_region direct = {.iova = IOVA, .len = H, .prot = PROT_DEV_READ};
 
 	t->ram = aligned_alloc(H, RAM);
@@ -98,7 +99,7 @@ static void hang(struct dart_rig *rig, bool hangs)
 
 static void who_joins_later_gets_the_rights_of_a_frame_that_became_direct(void **state)
 {
-	struct bench *t = bench_create(false);
+	struct bench *t = bench_create(false, false);
 	struct mediator_stats stats;
 	uint64_t pa;
 
@@ -118,7 +119,7 @@ static void who_joins_later_gets_the_rights_of_a_frame_that_became_direct(void *
 
 static void what_is_parked_gives_way_to_who_has_its_place_reserved(void **state)
 {
-	struct bench *t = bench_create(true);
+	struct bench *t = bench_create(true, false);
 	struct mediator_stats stats;
 
 	(void)state;
@@ -137,7 +138,7 @@ static void what_is_parked_gives_way_to_who_has_its_place_reserved(void **state)
 
 static void an_endpoint_with_a_stream_that_was_not_taken_back_can_be_detached(void **state)
 {
-	struct bench *t = bench_create(false);
+	struct bench *t = bench_create(false, false);
 
 	(void)state;
 	add(t, 1, t->a.inst, t->b.inst);
@@ -150,7 +151,7 @@ static void an_endpoint_with_a_stream_that_was_not_taken_back_can_be_detached(vo
 
 static void a_stream_that_was_not_taken_back_is_still_its_endpoints(void **state)
 {
-	struct bench *t = bench_create(false);
+	struct bench *t = bench_create(false, false);
 
 	(void)state;
 	add(t, 1, t->a.inst, t->b.inst);
@@ -165,7 +166,7 @@ static void a_stream_that_was_not_taken_back_is_still_its_endpoints(void **state
 
 static void an_instance_that_answers_is_not_lost_with_one_that_does_not(void **state)
 {
-	struct bench *t = bench_create(false);
+	struct bench *t = bench_create(false, false);
 
 	(void)state;
 	add(t, 1, &t->fake.inst, NULL);
@@ -181,6 +182,47 @@ static void an_instance_that_answers_is_not_lost_with_one_that_does_not(void **s
 	bench_destroy(t);
 }
 
+/* The frame becomes direct, then a table for the rest of the mapping cannot be had. */
+static void undo_after_direct(bool windows)
+{
+	struct bench *t = bench_create(false, windows);
+	const struct mapping rest = {IOVA + 2 * G, IOVA + 5 * G - 1, GPA + 2 * G,
+				     MAP_READ | MAP_WRITE};
+	struct mediator_stats stats;
+	uint64_t pa;
+
+	add(t, 1, t->a.inst, NULL);
+	assert_int_equal(mediator_attach(t->m, 1, 1, false), 0);
+	assert_int_equal(map(t, 0, 0, MAP_READ | MAP_WRITE), 0);
+	/* a page from elsewhere makes it bounce, whatever windows can do */
+	assert_int_equal(map(t, 1, 9, MAP_READ | MAP_WRITE), 0);
+	assert_int_equal(mediator_unmap(t->m, 1, IOVA + G, IOVA + 2 * G - 1), 0);
+	assert_int_equal(map(t, 1, 1, MAP_READ | MAP_WRITE), 0);
+	t->mem.fail_table = 1;
+	assert_int_equal(mediator_map(t->m, 1, &rest), -ENOMEM);
+	mediator_get_stats(t->m, &stats);
+	assert_int_equal(stats.to_direct, 1);
+	/* What takes the next page of the pool is not seen here. */
+	assert_int_equal(map(t, 6, 9, MAP_READ), 0);
+	memset(t->ram + 9 * G, 0x22, G);
+	for (unsigned s = 0; s < 2; s++) {
+		assert_int_equal(dart_model_probe(t->a.model, 0, IOVA + s * G, false, &pa), 0);
+		assert_memory_equal(rig_hva(&t->mem, pa), t->ram + s * G, G);
+	}
+	assert_int_equal(mediator_unmap(t->m, 1, 0, UINT64_MAX), 0);
+	mediator_trim(t->m);
+	mediator_get_stats(t->m, &stats);
+	assert_int_equal(stats.bounce_bytes, 0);
+	bench_destroy(t);
+}
+
+static void a_map_undone_after_it_made_a_frame_direct_leaves_it_as_it_was(void **state)
+{
+	(void)state;
+	undo_after_direct(false);
+	undo_after_direct(true);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -189,6 +231,7 @@ int main(void)
 		cmocka_unit_test(an_endpoint_with_a_stream_that_was_not_taken_back_can_be_detached),
 		cmocka_unit_test(a_stream_that_was_not_taken_back_is_still_its_endpoints),
 		cmocka_unit_test(an_instance_that_answers_is_not_lost_with_one_that_does_not),
+		cmocka_unit_test(a_map_undone_after_it_made_a_frame_direct_leaves_it_as_it_was),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
