@@ -1346,10 +1346,11 @@ static int map_one(struct domain *dom, const struct mapping *map)
 	return 0;
 
 err_parts:
-	undo_parts(dom, &shape, map, done);
-	/* The part that failed may have become bounce before it did. */
+	/* The part that failed may have become bounce before it did, one before it direct: what is
+	 * half way must not be taken apart. */
 	(void)flush_if_due(dom);
 	finish_moves(dom, map);
+	undo_parts(dom, &shape, map, done);
 	(void)maptree_remove(dom->maps, map->start);
 	return ret;
 }

@@ -413,6 +413,57 @@ static void a_direct_frame_that_loses_a_slot_becomes_bounce_and_loses_no_late_wr
 	}
 }
 
+/*
+ * A mapping fills the last hole of one frame, which becomes direct, and then fails at its next: the
+ * frame is half way between two pages when the slot is taken out of it again.
+ */
+static void a_map_that_fails_after_a_frame_became_direct_leaves_it_as_it_was(void **state)
+{
+	for (unsigned windows = 0; windows < 2; windows++) {
+		struct fixture *fx = one_dart(state, &promoting_cfg, windows);
+		const uint64_t iova = FAR - H;
+		uint64_t bytes, foreign;
+
+		/* bounce, also where there are windows: slot 2 is another host frame's for a while */
+		map(fx, iova, RAM + H, G, RW);
+		map(fx, iova + 2 * G, RAM + 5 * H + 2 * G, G, RW);
+		map(fx, iova + G, RAM + H + G, G, RW);
+		unmap(fx, iova + 2 * G, G);
+		map(fx, iova + 2 * G, RAM + H + 2 * G, G, RW);
+		assert_int_equal(stats_of(fx).bounce_live, 1);
+		bytes = stats_of(fx).bounce_bytes;
+		dev_write(fx, iova + 8, 1); /* and the DART remembers the page */
+		fx->dart[0].before_write = write_late;
+		fx->hook_iova = iova + 64;
+		fx->hook_cpu = fx->ram + H + 128;
+		fx->hook_on = true;
+		fx->mem.fail_table = 1;
+		assert_int_equal(try_map(fx, FAR - G, RAM + H + 3 * G, 2 * G, RW), -ENOMEM);
+		fx->mem.fail_table = 0;
+		assert_int_equal(stats_of(fx).to_direct, 1);
+		assert_int_equal(fx->nr_hooked, 1);
+		assert_int_equal(stats_of(fx).bounce_bytes, bytes);
+		/* whatever page it has now is lent to nobody else */
+		map(fx, IOVA, RAM + 9 * H + G, G, RW);
+		foreign = dev_read(fx, IOVA);
+		dev_write(fx, iova + 16, 2);
+		assert_int_equal(dev_read(fx, iova + 64), 0xdddddddd00000000u);
+		assert_int_equal(dev_read(fx, iova + 128), 0xcccccccc00000001u);
+		dev_write_faults(fx, FAR);
+		sync_all(fx);
+		assert_int_equal(dev_read(fx, IOVA), foreign);
+		assert_int_equal(*guest(fx, RAM + H + 8), 1);
+		assert_int_equal(*guest(fx, RAM + H + 16), 2);
+		assert_int_equal(*guest(fx, RAM + H + 64), 0xdddddddd00000000u);
+		unmap(fx, iova, 3 * G);
+		unmap(fx, IOVA, G);
+		assert_int_equal(stats_of(fx).bounce_bytes, 0);
+		assert_true(dev_read_faults(fx, iova));
+		if (!windows)
+			teardown(state);
+	}
+}
+
 static void an_unmap_never_needs_a_page_that_is_not_there(void **state)
 {
 	const struct mediator_cfg cfg = {
@@ -1296,6 +1347,7 @@ int main(void)
 		TEST(a_frame_whose_last_hole_fills_becomes_direct_if_that_is_the_policy),
 		TEST(a_bounce_frame_that_becomes_direct_loses_no_late_write),
 		TEST(a_direct_frame_that_loses_a_slot_becomes_bounce_and_loses_no_late_write),
+		TEST(a_map_that_fails_after_a_frame_became_direct_leaves_it_as_it_was),
 		TEST(an_unmap_never_needs_a_page_that_is_not_there),
 		TEST(windows_end_when_an_instance_comes_that_has_none),
 		TEST(a_parked_frame_is_mapped_again_by_copying_alone),
