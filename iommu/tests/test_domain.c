@@ -424,7 +424,8 @@ static void a_map_that_fails_after_a_frame_became_direct_leaves_it_as_it_was(voi
 		const uint64_t iova = FAR - H;
 		uint64_t bytes, foreign;
 
-		/* bounce, also where there are windows: slot 2 is another host frame's for a while */
+		/* bounce, also where there are windows: slot 2 is another host frame's for a while
+		 */
 		map(fx, iova, RAM + H, G, RW);
 		map(fx, iova + 2 * G, RAM + 5 * H + 2 * G, G, RW);
 		map(fx, iova + G, RAM + H + G, G, RW);
