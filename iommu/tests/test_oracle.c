@@ -545,10 +545,10 @@ static void random_operations_agree_with_the_oracle(void **state)
 {
 	const char *seed_env = getenv("SEED"), *ops_env = getenv("OPS");
 	unsigned long ops = ops_env ? strtoul(ops_env, NULL, 0) : 20000;
-	uint64_t seed = seed_env ? strtoull(seed_env, NULL, 0) : (uint64_t)time(NULL);
+	uint64_t seed = seed_env ? strtoull(seed_env, NULL, 0) : 3;
 
 	(void)state;
-	/* two fixed runs that were once of use, and a new one each time */
+	/* the same each time, so that what is red was made red by a change; soak looks elsewhere */
 	if (!seed_env) {
 		run(1, ops);
 		run(2, ops);

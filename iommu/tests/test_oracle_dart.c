@@ -149,6 +149,7 @@ struct world {
 	bool busy, in_mid;
 	int op_dom; /* with [op_start, op_last]: what changes; -1: nothing */
 	uint64_t op_start, op_last;
+	struct fake_instance *failing; /* that inject() armed */
 	bool op_unmaps;
 	unsigned op_dirty; /* what was written before it began */
 	int op_ep;	   /* moves; -1: none, nr_eps: all */
@@ -909,7 +910,7 @@ static void begin(struct world *w, int d, uint64_t start, uint64_t last, int e)
 /* Sometimes something the request needs is not there. */
 static unsigned inject(struct world *w)
 {
-	unsigned what = 1 + (unsigned)rnd(w, 20);
+	unsigned what = 1 + (unsigned)rnd(w, 20), i;
 
 	/* Two failures at once are too many: what is put back may be refused. */
 	if (w->dies)
@@ -922,12 +923,12 @@ static unsigned inject(struct world *w)
 		w->mem.fail_table = 1 + (unsigned)rnd(w, 3);
 		break;
 	case 3:
-		for (unsigned i = 0; i < w->nr_insts; i++) {
-			if (!w->inst[i].is_fake)
-				continue;
-			w->inst[i].fake->fail_map = 1 + (unsigned)rnd(w, 3);
-			w->inst[i].fake->map_error = rnd(w, 2) ? -ENOSPC : -EIO;
-		}
+		i = (unsigned)rnd(w, w->nr_insts);
+		if (!w->inst[i].is_fake)
+			return 0;
+		w->failing = w->inst[i].fake;
+		w->failing->fail_map = 1 + (unsigned)rnd(w, 3);
+		w->failing->map_error = rnd(w, 2) ? -ENOSPC : -EIO;
 		break;
 	default:
 		return 0;
@@ -943,13 +944,12 @@ static bool end(struct world *w, unsigned armed)
 
 	w->busy = false;
 	w->mem.fail_table = 0;
-	for (unsigned i = 0; i < w->nr_insts; i++) {
+	for (unsigned i = 0; i < w->nr_insts; i++)
 		(void)is_hung(w, &w->inst[i]);
-		if (!w->inst[i].is_fake)
-			continue;
-		hit |= armed == 3 && !w->inst[i].fake->fail_map;
-		w->inst[i].fake->fail_map = 0;
-		w->inst[i].fake->map_error = 0;
+	if (armed == 3) {
+		hit = !w->failing->fail_map;
+		w->failing->fail_map = 0;
+		w->failing->map_error = 0;
 	}
 	w->counts->injected += hit;
 	return hit;
@@ -1970,10 +1970,10 @@ static void random_operations_on_random_machines_agree_with_the_oracle(void **st
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 	unsigned long ops = 400000;
 #else
-	unsigned long ops = 9000000;
+	unsigned long ops = 10000000;
 #endif
 	const char *seed_env = getenv("SEED"), *ops_env = getenv("OPS");
-	uint64_t seed = seed_env ? strtoull(seed_env, NULL, 0) : (uint64_t)time(NULL) * 1000;
+	uint64_t seed = seed_env ? strtoull(seed_env, NULL, 0) : 1;
 	uint8_t *ram = aligned_alloc(H, RAM_LEN + H);
 	struct world *w = malloc(sizeof(*w));
 	struct counts counts = {0};
