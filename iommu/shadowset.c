@@ -136,14 +136,20 @@ static int map_one(struct shadowset *set, struct shadow *shadow, uint64_t iova, 
 int shadowset_map_window(struct shadowset *set, unsigned which, uint64_t iova, void *hva,
 			 uint64_t len, unsigned prot, uint64_t first, uint64_t last, bool *exposed)
 {
+	bool tried = false;
 	int ret;
 
 	/* Alone it has nobody to keep in step with, and mostly its tables are there already. */
 	if (set->nr_shadows == 1 && set->shadow[0]->ops->prepare &&
-	    is_of(set, set->shadow[0], which) &&
-	    !map_one(set, set->shadow[0], iova, hva, len, prot, first, last))
-		return 0;
+	    is_of(set, set->shadow[0], which)) {
+		if (!map_one(set, set->shadow[0], iova, hva, len, prot, first, last))
+			return 0;
+		tried = true;
+	}
 	ret = shadowset_prepare(set, which, iova, hva, len);
+	/* The first part of a range may have been there until its end was not. */
+	if (ret && tried)
+		*exposed = true;
 	for (unsigned i = 0; i < set->nr_shadows && !ret; i++) {
 		if (!is_of(set, set->shadow[i], which))
 			continue;
