@@ -1217,7 +1217,7 @@ static void drop_runs(struct domain *dom, uint64_t first, uint64_t nr, bool coll
 
 static int map_body(struct domain *dom, const struct shape *shape, const struct mapping *map)
 {
-	uint64_t h = dom->env->frame_size, done = 0, gap;
+	uint64_t h = dom->env->frame_size, done = 0, gap = 0;
 	struct frame *frame;
 	uint8_t *hva;
 	int64_t n = 0;
@@ -1237,10 +1237,12 @@ static int map_body(struct domain *dom, const struct shape *shape, const struct 
 		}
 		return ret;
 	}
-	while (done < shape->nr_body && n >= 0) {
+	while (done < shape->nr_body) {
 		uint64_t index = shape->body + done, left = shape->nr_body - done;
 
-		gap = gap_at(dom, index, left);
+		/* What was free stays so: nobody else adds frames meanwhile. */
+		if (!gap)
+			gap = gap_at(dom, index, left);
 		frame = gap ? NULL : frame_find(&dom->frames, index);
 		if (frame && (!frame->run || frame->run > left)) {
 			clear_run(dom, frame_run_head(&dom->frames, frame));
@@ -1248,7 +1250,10 @@ static int map_body(struct domain *dom, const struct shape *shape, const struct 
 		}
 		n = frame ? reuse_run(dom, map, hva + done * h, frame)
 			  : new_run(dom, map, hva + done * h, index, gap);
-		done += n > 0 ? (uint64_t)n : 0;
+		if (n < 0)
+			break;
+		done += (uint64_t)n;
+		gap -= frame ? 0 : (uint64_t)n;
 	}
 	if (n >= 0)
 		return 0;

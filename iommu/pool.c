@@ -30,6 +30,10 @@ struct pool {
 	uint64_t *busy; /* a bit per page: lent */
 	uint64_t *warm; /* a bit per page: lent, or free with its memory */
 	size_t low;	/* no page below is free */
+	/* What a search that fell short has learnt, until a page comes back: no free run is longer,
+	 * and none of that length starts below. Without it, many pieces for one request are
+	 * quadratic. */
+	size_t longest, longest_from;
 	size_t nr_lent;
 	size_t nr_reserved; /* free pages that only pool_get_reserved() may take */
 	size_t nr_peak;	    /* of both together */
@@ -49,6 +53,7 @@ int pool_create(size_t page_size, uint64_t limit, struct pool **out)
 		return -ENOMEM;
 	pool->page_size = page_size;
 	pool->nr_pages = nr;
+	pool->longest = SIZE_MAX;
 	pool->max_warm = MAX(POOL_WARM_BYTES / (2 * page_size), 64u);
 	pool->busy = iommu_zalloc((nr + 63) / 64 * sizeof(uint64_t));
 	if (!pool->busy)
@@ -168,6 +173,27 @@ static size_t find_run(const struct pool *pool, size_t from, size_t want, size_t
 	return best;
 }
 
+/* find_run() from the lowest page on, with what is known of the longest runs. */
+static size_t find_best(struct pool *pool, size_t want, size_t *first)
+{
+	size_t nr;
+
+	if (want >= pool->longest) {
+		want = pool->longest;
+		nr = find_run(pool, MAX(pool->low, pool->longest_from), want, first);
+		if (nr == want) {
+			pool->longest_from = *first + nr;
+			return nr;
+		}
+	}
+	nr = find_run(pool, pool->low, want, first);
+	if (nr < want) {
+		pool->longest = nr;
+		pool->longest_from = *first + nr;
+	}
+	return nr;
+}
+
 static void note_peak(struct pool *pool)
 {
 	pool->nr_peak = MAX(pool->nr_peak, pool->nr_lent + pool->nr_reserved);
@@ -182,7 +208,7 @@ uint8_t *pool_get(struct pool *pool, size_t want, size_t *got)
 	if (!want)
 		return NULL;
 	/* From the lowest on: these have their memory still, and are the likeliest to be cached. */
-	nr = find_run(pool, pool->low, want, &first);
+	nr = find_best(pool, want, &first);
 	assert(nr); /* lent pages are fewer than there are */
 	for (size_t i = first; i < first + nr; i++)
 		pool->nr_warm -= has_bit(pool->warm, i);
@@ -235,6 +261,7 @@ void pool_put(struct pool *pool, uint8_t *page, size_t nr)
 	clear_bits(pool->busy, first, nr);
 	pool->nr_warm += nr;
 	pool->low = MIN(pool->low, first);
+	pool->longest = SIZE_MAX;
 	/* Some at a time: each call into the kernel costs more than a page is worth. */
 	if (pool->nr_warm > pool->max_warm)
 		cool(pool, pool->max_warm - pool->max_warm / 8);

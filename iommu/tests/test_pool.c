@@ -276,6 +276,69 @@ static void the_lowest_free_page_is_lent_first(void **state)
 	pool_destroy(pool);
 }
 
+/* The first run of @want free pages, or the first of the longest there are. */
+static size_t best_run(const bool *busy, size_t nr, size_t want, size_t *first)
+{
+	size_t best = 0;
+
+	*first = 0;
+	for (size_t i = 0; i < nr; i++) {
+		size_t len = 0;
+
+		while (i + len < nr && !busy[i + len] && len < want)
+			len++;
+		if (len > best) {
+			best = len;
+			*first = i;
+		}
+	}
+	return best;
+}
+
+static void whatever_was_lent_before_it_is_the_first_run_that_will_do(void **state)
+{
+	enum { NR = 200 };
+	bool busy[NR] = {false};
+	size_t nr_busy = 0, got, first, len;
+	uint8_t *base, *page;
+	struct pool *pool;
+	uint32_t rng = 1;
+
+	(void)state;
+	assert_int_equal(pool_create(PAGE, NR * 2 * PAGE, &pool), 0);
+	base = pool_get(pool, 1, &got);
+	pool_put(pool, base, 1);
+	for (unsigned op = 0; op < 200000; op++) {
+		size_t want;
+
+		rng = rng * 1664525 + 1013904223;
+		/* Many in a row, so that one learns from the other; now and then some pages go. */
+		want = 1 + (rng >> 24) % (op / 64 % 2 ? 8 : NR);
+		if (op % 64 >= 40) {
+			first = (rng >> 8) % NR;
+			if (busy[first]) {
+				pool_put(pool, base + first * PAGE, 1);
+				busy[first] = false;
+				nr_busy--;
+			}
+			continue;
+		}
+		page = pool_get(pool, want, &got);
+		if (nr_busy == NR) {
+			assert_null(page);
+			continue;
+		}
+		want = want < NR - nr_busy ? want : NR - nr_busy;
+		len = best_run(busy, NR, want, &first);
+		assert_int_equal(got, len);
+		assert_ptr_equal(page, base + first * PAGE);
+		for (size_t i = 0; i < len; i++)
+			busy[first + i] = true;
+		nr_busy += len;
+	}
+	pool_destroy(pool);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -285,6 +348,7 @@ int main(void)
 		cmocka_unit_test(no_page_is_lent_twice),
 		cmocka_unit_test(a_bounded_stock_of_free_pages_keeps_its_memory),
 		cmocka_unit_test(the_lowest_free_page_is_lent_first),
+		cmocka_unit_test(whatever_was_lent_before_it_is_the_first_run_that_will_do),
 		cmocka_unit_test(what_is_reserved_is_lent_to_nobody_else),
 		cmocka_unit_test(a_reservation_survives_every_mix_of_lending),
 		cmocka_unit_test(trimming_gives_the_memory_of_free_pages_back),
