@@ -145,19 +145,23 @@ static void unmap_run(struct domain *dom, const struct frame *head)
 		shadowset_unmap(&dom->set, SHADOWS_COARSE, head->index * h, head->run * h);
 }
 
-/* Unmap the oldest @nr parked frames or more; they are in quarantine then. */
+/* A parked run is unmapped; it is in quarantine then. */
+static void evict_run(struct domain *dom, struct frame *head)
+{
+	frame_queue_drop(&dom->frames, &dom->parked, head);
+	dom->env->nr_parked -= head->run;
+	dom->env->stats->parked_live -= head->run;
+	dom->env->stats->parked_evicted += head->run;
+	unmap_run(dom, head);
+	quarantine_run(dom, head);
+}
+
+/* The oldest @nr parked frames or more. */
 static void evict_parked(struct domain *dom, size_t nr)
 {
 	for (size_t done = 0; done < nr && dom->parked.head;) {
-		struct frame *head = dom->parked.head;
-
-		done += head->run;
-		frame_queue_drop(&dom->frames, &dom->parked, head);
-		dom->env->nr_parked -= head->run;
-		dom->env->stats->parked_live -= head->run;
-		dom->env->stats->parked_evicted += head->run;
-		unmap_run(dom, head);
-		quarantine_run(dom, head);
+		done += dom->parked.head->run;
+		evict_run(dom, dom->parked.head);
 	}
 }
 
@@ -242,47 +246,51 @@ static int revive_run(struct domain *dom, struct frame *head, unsigned prot)
 /* A run without slots is in the way of something that it cannot serve. */
 static void clear_run(struct domain *dom, struct frame *head)
 {
-	if (head->class == FRAME_PARKED) {
-		frame_queue_drop(&dom->frames, &dom->parked, head);
-		dom->env->nr_parked -= head->run;
-		dom->env->stats->parked_live -= head->run;
-		dom->env->stats->parked_evicted += head->run;
-		unmap_run(dom, head);
-		quarantine_run(dom, head);
-	}
+	if (head->class == FRAME_PARKED)
+		evict_run(dom, head);
 	(void)flush(dom);
+}
+
+/* The first run of a queue, @head or after it, that lies in frames [first, first + nr); or NULL. */
+static struct frame *find_in(const struct domain *dom, struct frame *head, uint64_t first,
+			     uint64_t nr)
+{
+	while (head && (head->index >= first + nr || head->index + head->run <= first))
+		head = frame_queue_next(&dom->frames, head);
+	return head;
+}
+
+/* Parked runs in frames [first, first + nr) are in quarantine then. Return: is anything there? */
+static bool evict_frames(struct domain *dom, uint64_t first, uint64_t nr)
+{
+	struct frame *head, *next;
+	bool any = false;
+
+	if (nr > dom->parked.nr + dom->quarantine.nr) {
+		for (head = find_in(dom, dom->parked.head, first, nr); head;) {
+			next = frame_queue_next(&dom->frames, head);
+			evict_run(dom, head);
+			head = find_in(dom, next, first, nr);
+		}
+		return find_in(dom, dom->quarantine.head, first, nr);
+	}
+	for (uint64_t i = first; i < first + nr; i++) {
+		head = frame_find(&dom->frames, i);
+		if (!head)
+			continue;
+		any = true;
+		head = frame_run_head(&dom->frames, head);
+		if (head->class == FRAME_PARKED)
+			evict_run(dom, head);
+	}
+	return any;
 }
 
 /* Nothing without slots may lie in frames [first, first + nr). */
 static void clear_frames(struct domain *dom, uint64_t first, uint64_t nr)
 {
-	struct frame_queue *queues[] = {&dom->parked, &dom->quarantine};
-
-	if (!dom->parked.head && !dom->quarantine.head)
-		return;
-	if (nr <= dom->parked.nr + dom->quarantine.nr) {
-		for (uint64_t i = first; i < first + nr; i++) {
-			struct frame *frame = frame_find(&dom->frames, i);
-
-			if (frame)
-				clear_run(dom, frame_run_head(&dom->frames, frame));
-		}
-		return;
-	}
-	for (unsigned q = 0; q < ARRAY_SIZE(queues); q++) {
-		struct frame *head = queues[q]->head;
-
-		while (head) {
-			struct frame *next = frame_queue_next(&dom->frames, head);
-
-			if (head->index < first + nr && first < head->index + head->run) {
-				clear_run(dom, head);
-				/* The queues are not what they were. */
-				next = queues[q]->head;
-			}
-			head = next;
-		}
-	}
+	if (evict_frames(dom, first, nr))
+		(void)flush(dom);
 }
 
 void domain_vacate(struct domain *dom, uint64_t start, uint64_t last)

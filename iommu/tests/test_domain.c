@@ -593,6 +593,33 @@ static void parking_is_bounded_and_the_oldest_goes_first(void **state)
 	assert_true(dev_read_faults(fx, IOVA + 40 * H));
 }
 
+static void what_makes_way_for_a_mapping_is_invalidated_once(void **state)
+{
+	for (unsigned len = 8; len <= 16; len += 8) { /* frames; as many as are parked, and more */
+		const struct mediator_cfg cfg = parking_cfg(64);
+		struct fixture *fx = one_dart(state, &cfg, false);
+		struct mediator_stats before;
+
+		for (unsigned i = 0; i < 9; i++)
+			map(fx, IOVA + (i < 8 ? i : 32) * H, RAM + 20 * H + G, G, RW);
+		for (unsigned i = 0; i < 9; i++)
+			unmap(fx, IOVA + (i < 8 ? i : 32) * H, G);
+		assert_int_equal(stats_of(fx).parked_live, 9);
+		for (unsigned i = 0; i < 8; i++)
+			assert_int_equal(dev_read(fx, IOVA + i * H), 0); /* it is remembered */
+		before = stats_of(fx);
+		map(fx, IOVA, RAM + H, len * H, RW);
+		/* One for the pages, one because a DART may remember that nothing was there. */
+		assert_int_equal(stats_of(fx).invalidations - before.invalidations, 2);
+		assert_int_equal(stats_of(fx).parked_live, 1);
+		assert_int_equal(stats_of(fx).quarantined_live, 0);
+		for (unsigned i = 0; i < len; i++)
+			assert_int_equal(dev_read(fx, IOVA + i * H), *guest(fx, RAM + H + i * H));
+		if (len == 8)
+			teardown(state);
+	}
+}
+
 static void a_parked_run_serves_the_same_run_again(void **state)
 {
 	const struct mediator_cfg cfg = parking_cfg(16);
@@ -1354,6 +1381,7 @@ int main(void)
 		TEST(a_parked_frame_is_mapped_again_by_copying_alone),
 		TEST(a_parked_frame_shows_nothing_and_takes_nothing),
 		TEST(parking_is_bounded_and_the_oldest_goes_first),
+		TEST(what_makes_way_for_a_mapping_is_invalidated_once),
 		TEST(a_parked_run_serves_the_same_run_again),
 		TEST(a_parked_frame_makes_way_for_what_it_cannot_serve),
 		TEST(a_short_pool_takes_what_is_parked_in_any_domain),
