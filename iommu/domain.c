@@ -681,8 +681,9 @@ static int unmap_to_bounce(struct domain *dom, struct frame *frame, uint8_t *pag
 err:
 	/* It was mapped a moment ago: only an instance that is broken refuses now. */
 	frame->page = host;
-	(void)shadowset_map(&dom->set, SHADOWS_COARSE, frame->index * h, host, h, frame->prot,
-			    &dom->removed);
+	if (shadowset_map(&dom->set, SHADOWS_COARSE, frame->index * h, host, h, frame->prot,
+			  &dom->removed))
+		frame->prot = 0;
 	(void)fine_map(dom, frame, 0, nr_slots);
 	return ret;
 }

@@ -877,6 +877,32 @@ static void an_endpoint_that_did_not_agree_is_not_exposed(void **state)
 	assert_int_equal(mediator_attach(fx->m, 2, 2, false), -EOPNOTSUPP);
 }
 
+/* Neither the bounce page nor, after it, the host's frame can be mapped. */
+static void an_exposed_frame_that_cannot_be_put_back_is_out_of_reach(void **state)
+{
+	struct fixture *fx = make_mediator(state, 32);
+
+	fx->inst[1].inst.granule = G;
+	add_endpoint(fx, 0, &fx->inst[0], SYNC_FULL, true);
+	add_endpoint(fx, 1, &fx->inst[1], SYNC_FULL, true);
+	attach(fx, 1, 1);
+	attach(fx, 1, 2);
+	assert_int_equal(map(fx, 1, 0x10000, 3 * G, RAM, RW), 0);
+	assert_int_equal(stats_of(fx).exposed_live, 1);
+	fx->inst[0].fail_map = 2;
+	fx->inst[1].fail_map = 1;
+	assert_int_equal(map(fx, 1, 0x13000, G, RAM + 9 * G, RW), -ENOMEM);
+	assert_int_equal(fx->inst[0].fail_map, 0);
+	assert_null(fake_translate(&fx->inst[0], 0x10000, PROT_DEV_READ));
+	/* what is not mapped is neither joined nor unmapped, nor replayed */
+	assert_int_equal(map(fx, 1, 0x13000, G, RAM + 3 * G, RW), -EIO);
+	assert_int_equal(mediator_unmap(fx->m, 1, 0x10000, 0x12fff), 0);
+	assert_int_equal(stats_of(fx).exposed_live, 0);
+	assert_int_equal(map(fx, 1, 0x10000, 3 * G, RAM, RW), 0);
+	dma(fx, 0, 0x10000, 0x54, 1);
+	assert_int_equal(*at(fx, RAM), 0x54);
+}
+
 /* ---- what endpoints make of the machine ---- */
 
 static void holes_of_the_aperture_become_reserved_regions(void **state)
@@ -1048,6 +1074,7 @@ int main(void)
 		TEST_ON(an_exposed_frame_costs_no_copy_and_becomes_bounce_when_it_must,
 			setup_relaxed),
 		TEST_ON(an_endpoint_that_did_not_agree_is_not_exposed, setup_relaxed),
+		TEST_OWN(an_exposed_frame_that_cannot_be_put_back_is_out_of_reach),
 		cmocka_unit_test(holes_of_the_aperture_become_reserved_regions),
 		TEST_OWN(the_input_range_is_what_all_instances_reach),
 		TEST_OWN(a_guest_with_the_hosts_granule_never_bounces),
