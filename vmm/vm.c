@@ -62,8 +62,10 @@
 #define FAULT_RATE 1000
 
 /* More than Linux ever has: a domain per device, and mappings of 4 KiB up to 4 GiB. */
-#define MAX_DOMAINS  256
-#define MAX_MAPPINGS (1u << 20)
+#define MAX_DOMAINS	   256
+#define MAX_MAPPINGS	   (1u << 20)
+/* Of all domains: a guest's mappings without rights cost nobody but us, some 30 bytes each. */
+#define MAX_MAPPINGS_TOTAL (4u << 20)
 
 /* viommu, rng, console and the disks */
 #define MAX_SLOTS (3 + CONFIG_MAX_DISKS)
@@ -503,6 +505,7 @@ static int create_mediator(struct vm *vm)
 		.pool_limit = POOL_LIMIT(vm->cfg->memory),
 		.max_domains = MAX_DOMAINS,
 		.max_mappings = MAX_MAPPINGS,
+		.max_mappings_total = MAX_MAPPINGS_TOTAL,
 		.park_limit = PARK_LIMIT,
 		.quarantine_frames = QUARANTINE_FRAMES,
 		.promote = true,
