@@ -222,7 +222,7 @@ bench: $(B)/native/iommu/bench/bench ## what the mediator costs: a table, and bu
 all: $(B)/arm64/granule $(foreach l,$(LAYERS),$(B)/native/$(l).a) ## build everything (default)
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile guest-tests/tests.mk | expand -t 22
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile guest-tests/tests.mk | expand -t 22
 
 format: ## clang-format every source
 	$(Q)clang-format -i $$(git ls-files '*.c' '*.h')
