@@ -1695,6 +1695,7 @@ int domain_create(struct domain_env *env, uint32_t id, bool bypass, struct domai
 			       env->ram_base);
 	if (ret)
 		goto err_maps;
+	frame_table_salt(&dom->frames, env->salt);
 	*out = dom;
 	return 0;
 

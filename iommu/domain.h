@@ -34,6 +34,7 @@ struct domain_env {
 	size_t quarantine_limit; /* frames that may wait for an invalidation, per domain */
 	uint64_t quarantine_ns;	 /* and how long; 0: no bound */
 	uint64_t (*now_ns)(void);
+	uint64_t salt;		/* of frame tables */
 	bool promote;		/* bounce frames that could be direct become it */
 	struct domain *domains; /* all with a number */
 	struct shadow *lost;	/* that devices may still walk: kept to the end */

@@ -9,6 +9,7 @@
 #include "iommu/base.h"
 
 #define INITIAL_BUCKETS 64
+#define GOLDEN_RATIO	UINT64_C(0x9e3779b97f4a7c15) /* 2^64 / it: Fibonacci hashing */
 
 static void forget_slabs(struct frame_table *table)
 {
@@ -25,8 +26,14 @@ int frame_table_init(struct frame_table *table, unsigned nr_slots, uint8_t *base
 	table->frame_len =
 		ALIGN_UP(sizeof(struct frame) + nr_slots * sizeof(frame_slot), sizeof(uint64_t));
 	table->nr_buckets = INITIAL_BUCKETS;
+	frame_table_salt(table, 0);
 	table->bucket = iommu_zalloc(table->nr_buckets * sizeof(*table->bucket));
 	return table->bucket ? 0 : -ENOMEM;
+}
+
+void frame_table_salt(struct frame_table *table, uint64_t salt)
+{
+	table->spread = (GOLDEN_RATIO ^ salt) | 1;
 }
 
 void frame_table_fini(struct frame_table *table)
@@ -48,8 +55,9 @@ size_t frame_table_bytes(const struct frame_table *table)
 
 static uint32_t *bucket_of(const struct frame_table *table, uint64_t index)
 {
-	/* Fibonacci hashing: neighbours spread, and a guest gains nothing from choosing IOVAs. */
-	uint64_t hash = index * UINT64_C(0x9e3779b97f4a7c15);
+	/* Neighbours spread. IOVAs are the guest's to choose: only a salt keeps it from choosing
+	 * those that share a bucket. */
+	uint64_t hash = index * table->spread;
 
 	return &table->bucket[(hash >> 32) & (table->nr_buckets - 1)];
 }

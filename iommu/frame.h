@@ -80,6 +80,7 @@ struct frame_table {
 	uint32_t free;	   /* id of a free frame; 0: none */
 	uint32_t *bucket;  /* ids */
 	size_t nr_buckets; /* a power of two */
+	uint64_t spread;   /* odd: what an index is multiplied by to find its bucket */
 	size_t nr_frames;  /* of all classes */
 	struct frame_list rings, others;
 };
@@ -90,6 +91,10 @@ struct frame_table {
  * Return: 0; -ENOMEM.
  */
 int frame_table_init(struct frame_table *table, unsigned nr_slots, uint8_t *base);
+/* frame_table_salt - find frames in a way that only who knows @salt can foretell; the table is
+ * empty
+ */
+void frame_table_salt(struct frame_table *table, uint64_t salt);
 void frame_table_fini(struct frame_table *table); /* frees frames that are left; not their pages */
 
 /* frame_table_bytes - of memory it holds */

@@ -112,6 +112,7 @@ int mediator_create(const struct mediator_cfg *cfg, struct mediator **out)
 	m->env.quarantine_ns = cfg->quarantine_ns;
 	m->env.now_ns = cfg->now_ns ? cfg->now_ns : monotonic_ns;
 	m->env.promote = cfg->promote;
+	m->env.salt = cfg->salt;
 	ret = faultlog_create(FAULTLOG_CAPACITY, &m->faults);
 	if (ret)
 		goto err_m;

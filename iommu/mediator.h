@@ -83,6 +83,8 @@ struct mediator_cfg {
 	/* A bounce frame whose last hole fills becomes direct, where instances can replace a page.
 	 */
 	bool promote;
+	uint64_t salt; /* a number that the guest does not know, or it can choose IOVAs whose frames
+			  take long to find; 0 makes runs repeatable */
 	struct iova_range
 		doorbell; /* guest-physical page(s) of the MSI doorbell; start > last: none */
 	void (*log)(void *ctx, const char *line); /* a line for the operator; may be NULL */

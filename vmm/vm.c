@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -516,6 +517,10 @@ static int create_mediator(struct vm *vm)
 	char error[512];
 	int ret = 0;
 
+	if (getrandom(&cfg.salt, sizeof(cfg.salt), 0) != sizeof(cfg.salt)) {
+		msg_error("no random numbers: %s", strerror(errno));
+		return -EIO;
+	}
 	/* All of RAM and every bounce page, at worst; later it would be the guest's request that
 	 * fails. */
 	if (vm->cfg->nr_vfio)

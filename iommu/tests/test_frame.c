@@ -179,9 +179,50 @@ static void a_queue_keeps_its_order_and_counts_the_frames_of_its_runs(void **sta
 	frame_queue_drop(table, &queue, run[2]);
 }
 
+static size_t longest_chain(const struct frame_table *table)
+{
+	size_t longest = 0;
+
+	for (size_t b = 0; b < table->nr_buckets; b++) {
+		size_t nr = 0;
+
+		for (uint32_t id = table->bucket[b]; id; id = frame_at(table, id)->next)
+			nr++;
+		longest = nr > longest ? nr : longest;
+	}
+	return longest;
+}
+
+/* A guest chooses frames that share a bucket in a table without a salt. */
+static void chosen_frames_share_no_bucket_of_a_table_with_a_salt(void **state)
+{
+	const uint64_t salts[] = {0, 0x243f6a8885a308d3, 0x13198a2e03707344, 0xa4093822299f31d0};
+	size_t chain[ARRAY_SIZE(salts)];
+
+	(void)state;
+	for (unsigned n = 0; n < ARRAY_SIZE(salts); n++) {
+		struct frame_table table;
+		uint64_t index = 0;
+
+		assert_int_equal(frame_table_init(&table, 4, NULL), 0);
+		frame_table_salt(&table, salts[n]);
+		for (unsigned i = 0; i < 500; i++) {
+			while ((index * 0x9e3779b97f4a7c15) >> 32 & 0x1ff)
+				index++;
+			assert_non_null(frame_add(&table, index++, FRAME_BOUNCE, NULL));
+		}
+		chain[n] = longest_chain(&table);
+		frame_table_fini(&table);
+	}
+	assert_int_equal(chain[0], 500);
+	for (unsigned n = 1; n < ARRAY_SIZE(salts); n++)
+		assert_true(chain[n] < 50);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(chosen_frames_share_no_bucket_of_a_table_with_a_salt),
 		cmocka_unit_test_setup_teardown(
 			a_frame_of_four_slots_takes_64_bytes_with_all_that_leads_to_it, four_slots,
 			fini),
