@@ -1320,12 +1320,6 @@ static void undo_parts(struct domain *dom, const struct shape *shape, const stru
 	bool flushed;
 
 	find_parts(dom, &d);
-	/* A frame that one of them made direct is not at rest: its page is still the bounce page.
-	 */
-	if (dom->moving) {
-		(void)flush_if_due(dom);
-		finish_moves(dom, map);
-	}
 	for (unsigned i = 0; i < nr; i++)
 		doom_part(d.frame[i], &d.cover[i]);
 	for (unsigned i = 0; i < nr; i++)

@@ -707,6 +707,27 @@ static void a_short_pool_takes_what_is_parked_in_any_domain(void **state)
 		assert_int_equal(dev_read(fx, IOVA + i * H), *guest(fx, RAM + i * H + G));
 }
 
+static void a_body_that_runs_out_of_pages_leaves_none_behind(void **state)
+{
+	for (unsigned lazy = 0; lazy < 2; lazy++) {
+		struct mediator_cfg cfg = base_cfg;
+		struct fixture *fx;
+
+		cfg.pool_limit = 2 * 2 * H; /* two pages */
+		cfg.quarantine_frames = lazy ? 8 : 0;
+		fx = one_dart(state, &cfg, false);
+		assert_int_equal(try_map(fx, IOVA, RAM + G, 3 * H, RW), -ENOMEM);
+		assert_true(dev_read_faults(fx, IOVA));
+		mediator_trim(fx->m);
+		assert_int_equal(stats_of(fx).bounce_live, 0);
+		assert_int_equal(stats_of(fx).bounce_bytes, 0);
+		map(fx, IOVA, RAM + G, 2 * H, RW);
+		assert_int_equal(dev_read(fx, IOVA + H), *guest(fx, RAM + H + G));
+		if (!lazy)
+			teardown(state);
+	}
+}
+
 /* ---- quarantine ---- */
 
 static struct mediator_cfg lazy_cfg(uint32_t frames)
@@ -1385,6 +1406,7 @@ int main(void)
 		TEST(a_parked_run_serves_the_same_run_again),
 		TEST(a_parked_frame_makes_way_for_what_it_cannot_serve),
 		TEST(a_short_pool_takes_what_is_parked_in_any_domain),
+		TEST(a_body_that_runs_out_of_pages_leaves_none_behind),
 		TEST(unmap_of_bounced_memory_waits_for_no_invalidation_that_of_guest_memory_does),
 		TEST(a_quarantined_page_is_lent_to_nobody),
 		TEST(quarantine_is_bounded_in_number_and_time),
