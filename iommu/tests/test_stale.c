@@ -440,6 +440,26 @@ static void a_class_change_is_made_in_every_shadow(void **state)
 	assert_ptr_equal(reach(&fx->inst[1], 0, H + G, PROT_DEV_WRITE), page + G);
 }
 
+static void what_is_mapped_over_a_part_of_a_quarantined_run_is_what_devices_reach(void **state)
+{
+	struct fixture *fx = *state;
+
+	attach_both(fx);
+	assert_int_equal(map(fx, H, 2 * H, G, RW), 0); /* out of step: two bounce pages in a row */
+	touch_all(fx, H, 2 * H);
+	unmap(fx, H, 2 * H);
+	assert_int_equal(stats_of(fx).quarantined_live, 2);
+	assert_int_equal(map(fx, 2 * H + G, G, 9 * G, RW), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		uint8_t *byte = reach(&fx->inst[i], 0, 2 * H + G, PROT_DEV_WRITE);
+
+		assert_non_null(byte);
+		*byte = (uint8_t)(7 + i);
+		endpoint_sync_for_cpu(fx->ep[0]);
+		assert_int_equal(fx->ram[9 * G], 7 + i);
+	}
+}
+
 static void a_slot_mapped_again_has_its_new_rights_on_a_fine_shadow_at_once(void **state)
 {
 	struct fixture *fx = *state;
@@ -616,6 +636,9 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			what_is_mapped_over_a_quarantined_run_is_what_devices_reach, setup,
 			teardown),
+		cmocka_unit_test_setup_teardown(
+			what_is_mapped_over_a_part_of_a_quarantined_run_is_what_devices_reach,
+			setup, teardown),
 		cmocka_unit_test_setup_teardown(a_direct_mapping_over_a_parked_frame_outlives_it,
 						setup_parking, teardown),
 		cmocka_unit_test_setup_teardown(a_class_change_is_made_in_every_shadow, setup,
