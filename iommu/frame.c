@@ -53,27 +53,6 @@ size_t frame_table_bytes(const struct frame_table *table)
 	       (table->rings.cap + table->others.cap) * sizeof(uint32_t);
 }
 
-static uint32_t *bucket_of(const struct frame_table *table, uint64_t index)
-{
-	/* Neighbours spread. IOVAs are the guest's to choose: only a salt keeps it from choosing
-	 * those that share a bucket. */
-	uint64_t hash = index * table->spread;
-
-	return &table->bucket[(hash >> 32) & (table->nr_buckets - 1)];
-}
-
-struct frame *frame_find(const struct frame_table *table, uint64_t index)
-{
-	for (uint32_t id = *bucket_of(table, index); id;) {
-		struct frame *frame = frame_at(table, id);
-
-		if (frame->index == index)
-			return frame;
-		id = frame->next;
-	}
-	return NULL;
-}
-
 struct frame *frame_walk(const struct frame_table *table, const struct frame *frame)
 {
 	size_t b = 0;
@@ -81,7 +60,7 @@ struct frame *frame_walk(const struct frame_table *table, const struct frame *fr
 	if (frame && frame->next)
 		return frame_at(table, frame->next);
 	if (frame)
-		b = (size_t)(bucket_of(table, frame->index) - table->bucket) + 1;
+		b = (size_t)(frame_bucket(table, frame->index) - table->bucket) + 1;
 	while (b < table->nr_buckets && !table->bucket[b])
 		b++;
 	return b < table->nr_buckets ? frame_at(table, table->bucket[b]) : NULL;
@@ -99,7 +78,7 @@ static void grow_buckets(struct frame_table *table)
 	for (size_t i = 0; i < table->nr_buckets; i++) {
 		while (table->bucket[i]) {
 			struct frame *frame = frame_at(table, table->bucket[i]);
-			uint32_t *bucket = bucket_of(&bigger, frame->index);
+			uint32_t *bucket = frame_bucket(&bigger, frame->index);
 
 			table->bucket[i] = frame->next;
 			frame->next = *bucket;
@@ -213,7 +192,7 @@ struct frame *frame_add(struct frame_table *table, uint64_t index, enum frame_cl
 	frame->index = index;
 	frame->class = class;
 	frame->page = page;
-	bucket = bucket_of(table, index);
+	bucket = frame_bucket(table, index);
 	frame->next = *bucket;
 	*bucket = id;
 	table->nr_frames++;
@@ -224,7 +203,7 @@ struct frame *frame_add(struct frame_table *table, uint64_t index, enum frame_cl
 
 void frame_del(struct frame_table *table, struct frame *frame)
 {
-	uint32_t *link = bucket_of(table, frame->index);
+	uint32_t *link = frame_bucket(table, frame->index);
 
 	while (*link != frame->id)
 		link = &frame_at(table, *link)->next;

@@ -124,8 +124,28 @@ static inline struct frame *frame_at(const struct frame_table *table, uint32_t i
  * frame may come or go meanwhile. */
 struct frame *frame_walk(const struct frame_table *table, const struct frame *frame);
 
+/* frame_bucket - where the chain of @index starts */
+static inline uint32_t *frame_bucket(const struct frame_table *table, uint64_t index)
+{
+	/* Neighbours spread. IOVAs are the guest's to choose: only a salt keeps it from choosing
+	 * those that share a bucket. */
+	uint64_t hash = index * table->spread;
+
+	return &table->bucket[(hash >> 32) & (table->nr_buckets - 1)];
+}
+
 /* frame_find - NULL if there is none */
-struct frame *frame_find(const struct frame_table *table, uint64_t index);
+static inline struct frame *frame_find(const struct frame_table *table, uint64_t index)
+{
+	for (uint32_t id = *frame_bucket(table, index); id;) {
+		struct frame *frame = frame_at(table, id);
+
+		if (frame->index == index)
+			return frame;
+		id = frame->next;
+	}
+	return NULL;
+}
 
 /**
  * frame_add - a new frame with no slot, in the table and, for bounce, in "others"
