@@ -2,6 +2,7 @@
 #include "iommu/tests/check.h"
 
 #include "iommu/base.h"
+#include "iommu/domain.h"
 #include "iommu/frame.h"
 
 static uint8_t guest[0x10000] __attribute__((aligned(0x1000)));
@@ -33,6 +34,8 @@ static void a_frame_of_four_slots_takes_64_bytes_with_all_that_leads_to_it(void 
 	while (table->nr_frames)
 		frame_del(table, frame_walk(table, NULL));
 	assert_int_equal(table->nr_slabs, 0);
+	assert_non_null(frame_add(table, 1, FRAME_BOUNCE, guest));
+	assert_int_equal(table->nr_slabs, 1);
 }
 
 static void frames_are_found_after_the_table_has_grown(void **state)
@@ -53,6 +56,54 @@ static void frames_are_found_after_the_table_has_grown(void **state)
 			assert_ptr_equal(frame_at(table, table->others.v[frame->pos]), frame);
 	}
 	assert_null(frame_find(table, 3));
+}
+
+/* A guest that maps and unmaps for ever beside one mapping that stays. */
+static void frames_that_went_come_back_empty(void **state)
+{
+	enum { NR = 300 };
+	struct frame_table *table = *state;
+	size_t bytes = 0;
+
+	assert_non_null(frame_add(table, NR, FRAME_WINDOW, guest));
+	for (unsigned n = 0; n < 20; n++) {
+		for (uint64_t i = 0; i < NR; i++) {
+			struct frame *frame = frame_add(table, i, FRAME_WINDOW, guest);
+
+			assert_non_null(frame);
+			for (unsigned s = 0; s < 4; s++) {
+				assert_int_equal(frame->slot[s], 0);
+				frame->slot[s] = slot_of(table, guest, 3);
+			}
+			frame->live = 4;
+		}
+		if (n)
+			assert_int_equal(frame_table_bytes(table), bytes);
+		bytes = frame_table_bytes(table);
+		for (uint64_t i = 0; i < NR; i++)
+			frame_del(table, frame_find(table, i));
+	}
+	assert_int_equal(table->nr_frames, 1);
+}
+
+static void a_slot_names_any_page_within_reach(void **state)
+{
+	static const uint64_t offsets[] = {0,		0x1000,	       0xfffff000,
+					   0x100000000, 0x12345678000, SLOT_REACH - 0x1000};
+	struct frame_table table = {.base = (uint8_t *)(uintptr_t)0x7000};
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(offsets); i++) {
+		uint8_t *hva = table.base + offsets[i];
+
+		for (unsigned rights = 1; rights <= SLOT_RIGHTS; rights++) {
+			frame_slot slot = slot_of(&table, hva, rights);
+
+			assert_ptr_equal(slot_hva(&table, slot), hva);
+			assert_ptr_equal(slot_hva(&table, slot | SLOT_DYING), hva);
+			assert_int_equal(slot & SLOT_RIGHTS, rights);
+		}
+	}
 }
 
 static void a_frame_with_a_read_write_slot_stands_in_rings(void **state)
@@ -88,6 +139,41 @@ static void an_exposed_frame_stands_in_no_list_until_it_bounces(void **state)
 	assert_int_equal(table->rings.nr, 1);
 	assert_int_equal(table->others.nr, 0);
 	assert_ptr_equal(frame->page, guest + 0x4000);
+}
+
+static void a_frame_stands_in_a_list_while_it_is_bounce_and_no_longer(void **state)
+{
+	struct frame_table *table = *state;
+	struct frame *frame[3];
+
+	for (unsigned rights = 1; rights <= 3; rights += 2) { /* an other, a ring */
+		struct frame_list *list = rights == 3 ? &table->rings : &table->others;
+
+		for (uint64_t i = 0; i < 3; i++) {
+			frame[i] = frame_add(table, i, FRAME_EXPOSED, guest);
+			frame[i]->slot[0] = slot_of(table, guest, rights);
+			frame_set_class(table, frame[i], FRAME_BOUNCE, guest);
+			frame_relist(table, frame[i]);
+			assert_int_equal(list->nr, i + 1);
+		}
+		/* there and back */
+		frame_set_class(table, frame[1], FRAME_WINDOW, guest);
+		assert_int_equal(list->nr, 2);
+		frame_relist(table, frame[1]);
+		assert_int_equal(list->nr, 2);
+		frame_set_class(table, frame[1], FRAME_BOUNCE, guest);
+		frame_relist(table, frame[1]);
+		assert_int_equal(list->nr, 3);
+		/* one that is in no list takes nobody out of it */
+		frame_set_class(table, frame[0], FRAME_WINDOW, guest);
+		frame_del(table, frame[0]);
+		assert_int_equal(list->nr, 2);
+		for (unsigned i = 1; i < 3; i++)
+			assert_ptr_equal(frame_at(table, list->v[frame[i]->pos]), frame[i]);
+		frame_del(table, frame[1]);
+		frame_del(table, frame[2]);
+		assert_int_equal(list->nr, 0);
+	}
 }
 
 static void frames_used_last_stand_in_front(void **state)
@@ -219,9 +305,33 @@ static void chosen_frames_share_no_bucket_of_a_table_with_a_salt(void **state)
 		assert_true(chain[n] < 50);
 }
 
+static void the_table_of_a_domain_has_the_salt_of_its_mediator(void **state)
+{
+	struct mediator_stats stats = {0};
+	struct domain_env env = {
+		.granule = 0x1000, .frame_size = 0x4000, .ram_base = guest, .stats = &stats};
+	struct domain *dom;
+	uint64_t spread[2];
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		env.salt = i * 0x243f6a8885a308d3;
+		assert_int_equal(domain_create(&env, 1, false, &dom), 0);
+		spread[i] = dom->frames.spread;
+		domain_destroy(dom);
+	}
+	assert_int_not_equal(spread[0], spread[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(
+			a_frame_stands_in_a_list_while_it_is_bounce_and_no_longer, four_slots,
+			fini),
+		cmocka_unit_test(the_table_of_a_domain_has_the_salt_of_its_mediator),
+		cmocka_unit_test(a_slot_names_any_page_within_reach),
+		cmocka_unit_test_setup_teardown(frames_that_went_come_back_empty, four_slots, fini),
 		cmocka_unit_test(chosen_frames_share_no_bucket_of_a_table_with_a_salt),
 		cmocka_unit_test_setup_teardown(
 			a_frame_of_four_slots_takes_64_bytes_with_all_that_leads_to_it, four_slots,
