@@ -11,6 +11,7 @@
 
 #include "iommu/alloc.h"
 #include "iommu/base.h"
+#include "iommu/frame.h"
 #include "iommu/mediator.h"
 #include "iommu/tests/fake_instance.h"
 
@@ -234,6 +235,43 @@ static void every_bad_map_is_refused_and_changes_nothing(void **state)
 	assert_int_equal(fx->inst[0].nr, nr);
 }
 
+static void a_list_goes_only_where_a_mapping_may(void **state)
+{
+	static const struct sg_segment sg[] = {{RAM, G}, {RAM + 2 * G, G}};
+	static const struct {
+		uint32_t domain;
+		uint64_t iova;
+		int ret;
+	} rows[] = {
+		{9, 0x10000, -ENOENT},	    {2, 0x10000, -EINVAL},    /* bypass domain */
+		{1, 0x01030000, -EINVAL},   {1, 0x0102f000, -EINVAL}, /* the second segment */
+		{1, 0x0103f000, -EINVAL},			      /* the first */
+		{1, APERTURE + 1, -ERANGE}, {1, APERTURE + 1 - G, -ERANGE}, {1, 0x1040000, 0},
+	};
+	struct fixture *fx = *state;
+
+	attach(fx, 1, 1);
+	assert_int_equal(mediator_attach(fx->m, 2, 2, true), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++)
+		assert_int_equal(mediator_map_sg(fx->m, rows[i].domain, rows[i].iova, sg, 2, RW),
+				 rows[i].ret);
+	assert_int_equal(stats_of(fx).mappings, 2);
+}
+
+static void a_list_ends_with_the_address_space(void **state)
+{
+	static const struct sg_segment sg[] = {{RAM, H}, {RAM + 2 * H, H}};
+	struct fixture *fx = make_mediator(state, 8);
+
+	fake_init(&fx->inst[0], H, 0, UINT64_MAX);
+	add_endpoint(fx, 0, &fx->inst[0], SYNC_FULL, false);
+	attach(fx, 1, 1);
+	assert_int_equal(mediator_map_sg(fx->m, 1, UINT64_MAX - H + 1, sg, 2, RW), -ERANGE);
+	assert_int_equal(stats_of(fx).mappings, 0);
+	assert_int_equal(mediator_map_sg(fx->m, 1, UINT64_MAX - 2 * H + 1, sg, 2, RW), 0);
+	assert_int_equal(stats_of(fx).mappings, 2);
+}
+
 static void attach_and_detach_answer_as_the_spec_says(void **state)
 {
 	struct fixture *fx = *state;
@@ -342,6 +380,20 @@ static void an_exhausted_pool_refuses_and_leaves_the_rest_alone(void **state)
 	assert_int_equal(map(fx, 1, 0x40000, H, RAM, RW), 0);
 	dma(fx, 0, 0x40000, 0x77, 1);
 	assert_int_equal(*at(fx, RAM), 0x77);
+}
+
+static void a_run_that_the_pool_cuts_short_gives_back_what_it_got(void **state)
+{
+	struct fixture *fx = *state;
+
+	attach(fx, 1, 1);
+	/* two pages of three */
+	assert_int_equal(map(fx, 1, 0x20000, 3 * H, RAM + G, RW), -ENOMEM);
+	assert_int_equal(stats_of(fx).bounce_live, 0);
+	assert_int_equal(stats_of(fx).bounce_bytes, 0);
+	assert_int_equal(fx->inst[0].nr, 0);
+	assert_int_equal(map(fx, 1, 0x20000, 2 * H, RAM + G, RW), 0);
+	assert_int_equal(stats_of(fx).bounce_live, 2);
 }
 
 static void a_hostile_guest_cannot_make_the_log_grow(void **state)
@@ -989,6 +1041,8 @@ static void the_input_range_is_what_all_instances_reach(void **state)
 /* A 16 KiB guest on 16 KiB frames: every frame has one slot, everything is direct. */
 static void a_guest_with_the_hosts_granule_never_bounces(void **state)
 {
+	/* what is odd is no page of this guest's, though one of the smallest there are */
+	static const struct sg_segment odd[] = {{RAM, H}, {RAM + G, H}};
 	struct fixture *fx = make_mediator(state, 8);
 	const struct mediator_cfg cfg = {
 		.gmem = &fx->gmem,
@@ -1004,6 +1058,7 @@ static void a_guest_with_the_hosts_granule_never_bounces(void **state)
 	add_endpoint(fx, 0, &fx->inst[0], SYNC_FULL, false);
 	attach(fx, 1, 1);
 	assert_int_equal(map(fx, 1, 0x10000, G, RAM, RW), -ERANGE);
+	assert_int_equal(mediator_map_sg(fx->m, 1, 0x10000, odd, 2, RW), -ERANGE);
 	assert_int_equal(map(fx, 1, 0x10000, H, RAM + 3 * H, RW), 0);
 	assert_int_equal(map(fx, 1, 0x14000, 7 * H, RAM + 5 * H, WO), 0);
 	assert_int_equal(stats_of(fx).direct_live, 8);
@@ -1016,6 +1071,9 @@ static void a_bad_configuration_is_refused(void **state)
 	struct fixture *fx = make_mediator(state, 8);
 	struct mediator_cfg cfg = {.gmem = &fx->gmem, .guest_granule = 0x3000};
 	struct gmem odd = {.nr_spans = 1, .spans = {{RAM, 0x5000, fx->ram}}};
+	/* never touched: it is refused for where it is */
+	struct gmem far = {.nr_spans = 2,
+			   .spans = {{RAM, H, fx->ram}, {2 * RAM, H, fx->ram + SLOT_REACH}}};
 	struct stream one = {.inst = &fx->inst[0].inst};
 	struct endpoint_cfg ep = {.id = 1, .name = "x", .streams = &one, .nr_streams = 1};
 	struct mediator *m;
@@ -1024,6 +1082,11 @@ static void a_bad_configuration_is_refused(void **state)
 	cfg.guest_granule = 0x800;
 	assert_int_equal(mediator_create(&cfg, &m), -EINVAL);
 	cfg.guest_granule = G;
+	cfg.gmem = &far;
+	assert_int_equal(mediator_create(&cfg, &m), -EINVAL);
+	far.spans[1].hva -= H;
+	assert_int_equal(mediator_create(&cfg, &m), 0);
+	mediator_destroy(m);
 	cfg.gmem = &odd;
 	assert_int_equal(mediator_create(&cfg, &m), 0);
 	/* RAM that ends inside a host frame */
@@ -1043,11 +1106,14 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(every_bad_map_is_refused_and_changes_nothing),
+		TEST(a_list_goes_only_where_a_mapping_may),
+		TEST_OWN(a_list_ends_with_the_address_space),
 		TEST(attach_and_detach_answer_as_the_spec_says),
 		TEST(the_specs_seven_unmap_examples_hold),
 		TEST(an_unmap_that_cuts_at_either_end_removes_nothing),
 		TEST(limits_are_refused_with_no_memory_and_told),
 		TEST_ON(an_exhausted_pool_refuses_and_leaves_the_rest_alone, setup_two_pages),
+		TEST_ON(a_run_that_the_pool_cuts_short_gives_back_what_it_got, setup_two_pages),
 		TEST_ON(a_hostile_guest_cannot_make_the_log_grow, setup_two_pages),
 		TEST(classes_follow_alignment),
 		TEST(a_large_misaligned_mapping_is_one_instance_mapping),
