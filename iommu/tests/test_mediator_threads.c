@@ -120,20 +120,33 @@ static void requests_and_sync_points_of_several_threads_are_each_whole(void **st
 
 /* ---- the lock, without luck ---- */
 
+enum { NR_INTRUDERS = 2 };
+
 static struct {
 	struct mediator *m;
-	atomic_bool entered, got_in;
-	pthread_t thread;
+	struct endpoint *ep;
+	atomic_bool entered[NR_INTRUDERS];
+	atomic_uint got_in;
+	pthread_t thread[NR_INTRUDERS];
 	struct shadow_ops ops;
 	unsigned times;
 } probe;
 
-static void *intruder(void *arg)
+static void *ask(void *arg)
 {
 	(void)arg;
-	atomic_store(&probe.entered, true);
+	atomic_store(&probe.entered[0], true);
 	(void)mediator_input_range(probe.m);
-	atomic_store(&probe.got_in, true);
+	atomic_fetch_add(&probe.got_in, 1);
+	return NULL;
+}
+
+static void *sync_point(void *arg)
+{
+	(void)arg;
+	atomic_store(&probe.entered[1], true);
+	endpoint_sync_for_cpu(probe.ep);
+	atomic_fetch_add(&probe.got_in, 1);
 	return NULL;
 }
 
@@ -141,18 +154,27 @@ static void *intruder(void *arg)
  * that could, not to one that cannot. */
 static void look(void)
 {
+	static void *(*const intruder[NR_INTRUDERS])(void *arg) = {ask, sync_point};
 	const struct timespec ms = {.tv_nsec = 1000000};
 
-	atomic_store(&probe.entered, false);
-	atomic_store(&probe.got_in, false);
-	assert_int_equal(pthread_create(&probe.thread, NULL, intruder, NULL), 0);
-	while (!atomic_load(&probe.entered))
-		nanosleep(&ms, NULL);
+	atomic_store(&probe.got_in, 0);
+	for (unsigned n = 0; n < NR_INTRUDERS; n++) {
+		atomic_store(&probe.entered[n], false);
+		assert_int_equal(pthread_create(&probe.thread[n], NULL, intruder[n], NULL), 0);
+		while (!atomic_load(&probe.entered[n]))
+			nanosleep(&ms, NULL);
+	}
 	for (unsigned i = 0; i < 30 && !atomic_load(&probe.got_in); i++)
 		nanosleep(&ms, NULL);
 	if (atomic_load(&probe.got_in))
 		fail_msg("the lock is not held while an instance is called");
 	probe.times++;
+}
+
+static void join(void)
+{
+	for (unsigned n = 0; n < NR_INTRUDERS; n++)
+		pthread_join(probe.thread[n], NULL);
 }
 
 static int probing_map(struct shadow *shadow, uint64_t iova, void *hva, uint64_t len, unsigned prot)
@@ -184,13 +206,12 @@ static void the_lock_is_held_while_instances_are_called(void **state)
 	const struct endpoint_cfg cfg_ep = {
 		.id = 1, .name = "device", .streams = &stream, .nr_streams = 1, .sync = SYNC_FULL};
 	const struct mapping map = {H, 2 * H - 1, RAM, MAP_READ};
-	struct endpoint *ep;
 
 	(void)state;
 	assert_int_equal(gmem_add(&gmem, RAM, RAM_LEN, ram), 0);
 	assert_int_equal(mediator_create(&cfg, &probe.m), 0);
 	fake_init(&inst, H, 0, 0xffffffff);
-	assert_int_equal(mediator_add_endpoint(probe.m, &cfg_ep, &ep), 0);
+	assert_int_equal(mediator_add_endpoint(probe.m, &cfg_ep, &probe.ep), 0);
 	assert_int_equal(mediator_attach(probe.m, 1, 1, false), 0);
 	probe.ops = *inst.shadow.ops;
 	probe.ops.map = probing_map;
@@ -199,10 +220,10 @@ static void the_lock_is_held_while_instances_are_called(void **state)
 
 	assert_int_equal(mediator_map(probe.m, 1, &map), 0);
 	assert_int_equal(probe.times, 1);
-	pthread_join(probe.thread, NULL);
+	join();
 	assert_int_equal(mediator_unmap(probe.m, 1, map.start, map.last), 0);
 	assert_int_equal(probe.times, 2);
-	pthread_join(probe.thread, NULL);
+	join();
 	mediator_destroy(probe.m);
 	free(ram);
 }
