@@ -775,6 +775,48 @@ static uint64_t *firmware_stream(struct port *port, const struct regs *r, uint32
 	return top;
 }
 
+/* Does a start touch the stream's own registers first, or invalidate first? */
+static bool starts_at_once(struct port *port, const struct regs *r, struct dart *dart, uint32_t sid,
+			   struct shadow *shadow)
+{
+	unsigned n = 0;
+
+	port->nr_log = 0;
+	assert_int_equal(enable(dart, sid, shadow), 0);
+	while (n < port->nr_log && port->log[n].read)
+		n++;
+	assert_true(n < port->nr_log);
+	return is_context(r, port->log[n].offset);
+}
+
+/* That one other stream has been invalidated since says nothing about those that were not. */
+static void after_a_failed_invalidation_the_next_start_invalidates_all_first_once(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(layouts); i++) {
+		const struct regs *r = &layouts[i];
+		struct port *port = plain(r);
+		const struct dart_cfg cfg = config(port, r->kind);
+		struct dart *dart = create(&cfg);
+		struct shadow *shadow = shadow_of(dart, 1);
+
+		assert_true(starts_at_once(port, r, dart, 1, shadow));
+		assert_int_equal(enable(dart, 2, shadow), 0);
+		port->hangs = true;
+		assert_int_equal(invalidate(dart, 1), -ETIMEDOUT);
+		assert_int_equal(disable(dart, 1), 0);
+		port->hangs = false;
+		port->busy = 0;
+		assert_int_equal(disable(dart, 2), 0);
+		assert_false(starts_at_once(port, r, dart, 1, shadow));
+		assert_int_equal(disable(dart, 1), 0);
+		assert_true(starts_at_once(port, r, dart, 1, shadow));
+		assert_int_equal(disable(dart, 1), 0);
+		destroy_shadow(shadow);
+		dart_destroy(dart);
+	}
+}
+
 static void a_locked_dart_sees_no_write_to_tcr_and_ttbr_but_invalidations(void **state)
 {
 	(void)state;
@@ -829,6 +871,7 @@ static void a_locked_dart_sees_no_write_to_tcr_and_ttbr_but_invalidations(void *
 		assert_int_equal(enable(dart, 1, shadow), 0);
 		port->hangs = true;
 		assert_int_equal(disable(dart, 1), -ETIMEDOUT);
+		assert_int_equal(disable(dart, 1), -ETIMEDOUT); /* nor when it is asked again */
 		port->hangs = false;
 		assert_int_equal(disable(dart, 1), 0);
 
@@ -1996,6 +2039,7 @@ static void a_locked_stream_keeps_what_firmware_mapped_and_gets_the_rest(void **
 			.locked = i % 2,
 			.ttbr_read_only = !(i % 2),
 		};
+		struct dart_model_quirks hangs;
 		struct port *port = modelled(0, s);
 		const struct dart_cfg cfg = config(port, s->kind);
 		uint8_t *firmware = page_get(), *page = page_get();
@@ -2037,6 +2081,15 @@ static void a_locked_stream_keeps_what_firmware_mapped_and_gets_the_rest(void **
 		assert_int_equal(disable(dart, s->sid), 0);
 		assert_refused(port, s->sid, iova);
 		assert_lands(port, s->sid, FIRMWARE_IOVA, firmware);
+
+		/* It walks its table also when it could not be enabled. */
+		hangs = quirks;
+		hangs.invalidate_hangs = true;
+		set_quirks(port, &hangs);
+		map(shadow, iova, page, RW);
+		assert_int_equal(enable(dart, s->sid, shadow), -ETIMEDOUT);
+		set_quirks(port, &quirks);
+		assert_refused(port, s->sid, iova);
 		map(shadow, iova, page, RW);
 		assert_int_equal(enable(dart, s->sid, shadow), 0);
 		assert_lands(port, s->sid, iova, page);
@@ -2127,6 +2180,7 @@ int main(void)
 		TEST(one_command_invalidates_all_selected_streams),
 		TEST(a_t8110_invalidates_stream_by_stream_or_when_there_are_many_all),
 		TEST(an_invalidation_that_does_not_end_is_an_error_that_costs_its_time_once),
+		TEST(after_a_failed_invalidation_the_next_start_invalidates_all_first_once),
 		TEST(an_invalidation_that_is_slow_but_ends_is_waited_for),
 		TEST(a_stream_whose_invalidation_hangs_is_blocked_and_not_let_in_before_one_ended),
 		TEST(registers_that_do_not_take_what_is_written_are_an_error),
