@@ -145,8 +145,11 @@ static int mem_enable(struct instance *inst, uint32_t sid, struct shadow *shadow
 {
 	struct mem_inst *mem = to_mem(inst);
 
-	if (mem->fail_enable && !--mem->fail_enable)
+	if (mem->fail_enable && !--mem->fail_enable) {
+		if (mem->fail_disable) /* it was let in, but not by all that it takes */
+			mem->walks[sid] = to_table(shadow);
 		return -EIO;
+	}
 	mem->walks[sid] = to_table(shadow);
 	memset(mem->tlb[sid], 0, sizeof(mem->tlb[sid]));
 	return 0;
@@ -307,6 +310,12 @@ static int setup_three(void **state)
 	return 0;
 }
 
+static int setup_fine_parking(void **state)
+{
+	add_two(make(state, true), G, false);
+	return 0;
+}
+
 /* One endpoint that masters through both. */
 static int setup_one(void **state)
 {
@@ -406,6 +415,58 @@ static void what_is_mapped_over_a_quarantined_run_is_what_devices_reach(void **s
 		assert_ptr_equal(reach(&fx->inst[i], 0, H, PROT_DEV_WRITE), fx->ram + 4 * H);
 }
 
+/* The page that is lent next is the run's first, so the frame in its middle gets another. */
+static void what_is_mapped_in_the_middle_of_a_run_is_what_devices_reach(void **state)
+{
+	static const struct {
+		uint64_t iova, len;
+	} rows[] = {{2 * H + G, G}, {2 * H, H}};
+	struct fixture *fx = *state;
+
+	attach_both(fx);
+	for (unsigned n = 0; n < 2; n++) {
+		assert_int_equal(map(fx, H, 3 * H, G, RW), 0);
+		touch_all(fx, H, 3 * H);
+		unmap(fx, H, 3 * H);
+		assert_int_equal(map(fx, rows[n].iova, rows[n].len, 5 * H + 2 * G, RW), 0);
+		for (unsigned i = 0; i < 2; i++) {
+			uint8_t *byte = reach(&fx->inst[i], 0, rows[n].iova, PROT_DEV_WRITE);
+
+			assert_non_null(byte);
+			assert_int_equal(*byte, 0x55);
+			*byte = (uint8_t)(7 + i);
+			endpoint_sync_for_cpu(fx->ep[0]);
+			assert_int_equal(fx->ram[5 * H + 2 * G], 7 + i);
+			*byte = 0x55;
+		}
+		unmap(fx, rows[n].iova, rows[n].len);
+		mediator_trim(fx->m);
+	}
+}
+
+/* Whether it begins before the mapping, is its first frame or its last. */
+static void a_direct_mapping_over_a_run_is_what_devices_reach(void **state)
+{
+	static const struct {
+		uint64_t iova, len;
+	} rows[] = {{H, 3 * H}, {2 * H, H}, {6 * H, H}};
+	struct fixture *fx = *state;
+
+	attach_both(fx);
+	for (unsigned n = 0; n < ARRAY_SIZE(rows); n++) {
+		assert_int_equal(map(fx, rows[n].iova, rows[n].len, G, RW), 0);
+		touch_all(fx, rows[n].iova, rows[n].len);
+		unmap(fx, rows[n].iova, rows[n].len);
+		assert_int_equal(map(fx, 2 * H, 5 * H, 4 * H, RW), 0);
+		for (unsigned i = 0; i < 10; i++)
+			assert_ptr_equal(
+				reach(&fx->inst[i % 2], 0, (2 + i / 2) * H, PROT_DEV_WRITE),
+				fx->ram + (4 + i / 2) * H);
+		unmap(fx, 2 * H, 5 * H);
+		mediator_trim(fx->m);
+	}
+}
+
 static void a_direct_mapping_over_a_parked_frame_outlives_it(void **state)
 {
 	struct fixture *fx = *state;
@@ -478,6 +539,24 @@ static void a_slot_mapped_again_has_its_new_rights_on_a_fine_shadow_at_once(void
 	assert_int_equal(fx->ram[9 * G], 7);
 }
 
+static void a_frame_mapped_again_has_its_new_rights_on_a_fine_shadow_at_once(void **state)
+{
+	struct fixture *fx = *state;
+
+	attach_both(fx);
+	assert_int_equal(map(fx, H, H, G, RO), 0);
+	touch_all(fx, H, H);
+	unmap(fx, H, H);
+	assert_int_equal(stats_of(fx).parked_live, 1);
+	assert_int_equal(map(fx, H, H, G, RW), 0);
+	assert_non_null(reach(&fx->inst[1], 0, H, PROT_DEV_WRITE));
+	touch_all(fx, H, H);
+	unmap(fx, H, H);
+	assert_int_equal(map(fx, H, H, G, RO), 0);
+	assert_null(reach(&fx->inst[1], 0, H, PROT_DEV_WRITE));
+	assert_non_null(reach(&fx->inst[1], 0, H, PROT_DEV_READ));
+}
+
 static void a_fine_shadow_turns_bounce_with_the_others(void **state)
 {
 	struct fixture *fx = *state;
@@ -522,6 +601,20 @@ static void an_attach_whose_stream_cannot_be_enabled_fails(void **state)
 	fx->inst[0].fail_enable = 1;
 	assert_true(mediator_attach(fx->m, 1, 0, false) < 0);
 	assert_int_equal(mediator_detach(fx->m, 1, 0), -EINVAL);
+}
+
+/* mem_destroy() says so if they are not. */
+static void tables_of_a_stream_that_is_neither_enabled_nor_blocked_are_kept(void **state)
+{
+	struct fixture *fx = *state;
+
+	fx->inst[0].fail_enable = 1;
+	fx->inst[0].fail_disable = true;
+	assert_true(mediator_attach(fx->m, 1, 0, false) < 0);
+	assert_non_null(fx->inst[0].walks[0]);
+	assert_true(mediator_attach(fx->m, 1, 0, false) < 0);
+	/* whom it does not concern can go on */
+	assert_int_equal(mediator_attach(fx->m, 1, 1, false), 0);
 }
 
 static void an_attach_that_fails_at_the_second_stream_leaves_the_first_where_it_was(void **state)
@@ -639,6 +732,22 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			what_is_mapped_over_a_part_of_a_quarantined_run_is_what_devices_reach,
 			setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			what_is_mapped_in_the_middle_of_a_run_is_what_devices_reach, setup,
+			teardown),
+		cmocka_unit_test_setup_teardown(
+			what_is_mapped_in_the_middle_of_a_run_is_what_devices_reach, setup_parking,
+			teardown),
+		cmocka_unit_test_setup_teardown(a_direct_mapping_over_a_run_is_what_devices_reach,
+						setup, teardown),
+		cmocka_unit_test_setup_teardown(a_direct_mapping_over_a_run_is_what_devices_reach,
+						setup_parking, teardown),
+		cmocka_unit_test_setup_teardown(
+			a_frame_mapped_again_has_its_new_rights_on_a_fine_shadow_at_once,
+			setup_fine_parking, teardown),
+		cmocka_unit_test_setup_teardown(
+			tables_of_a_stream_that_is_neither_enabled_nor_blocked_are_kept, setup,
+			teardown),
 		cmocka_unit_test_setup_teardown(a_direct_mapping_over_a_parked_frame_outlives_it,
 						setup_parking, teardown),
 		cmocka_unit_test_setup_teardown(a_class_change_is_made_in_every_shadow, setup,
