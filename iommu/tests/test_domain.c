@@ -1236,6 +1236,7 @@ static void a_list_is_mapped_whole_or_not_at_all(void **state)
 		{IOVA + 100, {{RAM, G}}, 1, -ERANGE},
 		{IOVA, {{RAM, G}}, 0, -EINVAL},
 		{IOVA, {{RAM, G}, {RAM + RAM_LEN, G}}, 2, -EFAULT},
+		{IOVA, {{RAM + RAM_LEN, G}, {RAM, G}}, 2, -EFAULT},
 		{IOVA, {{RAM, G}, {UINT64_MAX - G + 1, 2 * G}}, 2, -ERANGE},
 		{UINT64_MAX - G + 1, {{RAM, G}, {RAM + H, G}}, 2, -ERANGE},
 		{IOVA + 38 * G,
@@ -1318,13 +1319,16 @@ static void mappings_of_all_domains_are_bounded_together(void **state)
 static void a_fault_is_told_for_every_endpoint_of_its_stream(void **state)
 {
 	struct fixture *fx = start(state, &base_cfg);
-	struct fault fault = {.reason = FAULT_MAPPING, .flags = FAULT_ADDRESS, .iova = IOVA};
+	struct fault fault = {
+		.endpoint = 77, .reason = FAULT_MAPPING, .flags = FAULT_ADDRESS, .iova = IOVA};
 	struct stream streams[2];
+	uint32_t first;
 
 	add_dart(fx, 0, DART_MODEL_T6000, 14, false);
 	streams[0] = (struct stream){fx->dart[0].inst, 1};
 	streams[1] = (struct stream){fx->dart[0].inst, 3};
 	add_streams(fx, 2, streams, 2);
+	add_dart(fx, 1, DART_MODEL_T6000, 14, false); /* has a stream 1 too */
 	mediator_fault(fx->m, fx->dart[0].inst, 1, &fault);
 	assert_int_equal(faultlog_total(mediator_faultlog(fx->m)), 2);
 	mediator_fault(fx->m, fx->dart[0].inst, 3, &fault);
@@ -1332,8 +1336,13 @@ static void a_fault_is_told_for_every_endpoint_of_its_stream(void **state)
 	mediator_fault(fx->m, fx->dart[0].inst, 4, &fault);
 	assert_int_equal(faultlog_total(mediator_faultlog(fx->m)), 3);
 	assert_true(faultlog_take(mediator_faultlog(fx->m), &fault));
-	assert_true(fault.endpoint == 0 || fault.endpoint == 2);
+	first = fault.endpoint;
+	assert_true(first == 0 || first == 2);
 	assert_int_equal(fault.iova, IOVA);
+	assert_true(faultlog_take(mediator_faultlog(fx->m), &fault));
+	assert_int_equal(fault.endpoint, 2 - first);
+	assert_true(faultlog_take(mediator_faultlog(fx->m), &fault));
+	assert_int_equal(fault.endpoint, 2);
 }
 
 /* From the hardware's latch to the log: what a hypervisor's interrupt handler does. */
@@ -1375,9 +1384,10 @@ static void faults_of_devices_come_out_in_order_with_what_was_lost_counted(void 
 	for (unsigned i = 0; i < 1000; i++) {
 		assert_true(dev_read_faults(fx, IOVA + H + i * 8));
 		assert_true(dart_irq(fx->dart[0].dart));
+		/* whoever takes at once gets no more of them: the rate is bounded, not the room */
+		while (faultlog_take(mediator_faultlog(fx->m), &fault))
+			assert_int_equal(fault.iova, IOVA + H + taken++ * 8);
 	}
-	while (faultlog_take(mediator_faultlog(fx->m), &fault))
-		assert_int_equal(fault.iova, IOVA + H + taken++ * 8);
 	assert_int_equal(stats_of(fx).faults, 1002);
 	assert_int_equal(stats_of(fx).faults_lost, 1000 - taken);
 	assert_true(taken && taken < 1000);
