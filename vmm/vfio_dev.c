@@ -17,24 +17,24 @@
 #define MAX_DEPENDENT 256u
 
 struct real_dev {
-	struct vfio_dev dev;
+	struct pci_dev dev;
 	int fd;
 	uint64_t region_off[VFIO_PCI_CONFIG_REGION_INDEX + 1]; /* in the fd */
 };
 
-static struct real_dev *real(struct vfio_dev *dev)
+static struct real_dev *real(struct pci_dev *dev)
 {
 	return container_of(dev, struct real_dev, dev);
 }
 
-static int dev_read(struct vfio_dev *dev, unsigned region, uint64_t off, void *buf, unsigned len)
+static int dev_read(struct pci_dev *dev, unsigned region, uint64_t off, void *buf, unsigned len)
 {
 	ssize_t n = pread(real(dev)->fd, buf, len, (off_t)(real(dev)->region_off[region] + off));
 
 	return n == (ssize_t)len ? 0 : n < 0 ? -errno : -EIO;
 }
 
-static int dev_write(struct vfio_dev *dev, unsigned region, uint64_t off, const void *buf,
+static int dev_write(struct pci_dev *dev, unsigned region, uint64_t off, const void *buf,
 		     unsigned len)
 {
 	ssize_t n = pwrite(real(dev)->fd, buf, len, (off_t)(real(dev)->region_off[region] + off));
@@ -42,7 +42,7 @@ static int dev_write(struct vfio_dev *dev, unsigned region, uint64_t off, const 
 	return n == (ssize_t)len ? 0 : n < 0 ? -errno : -EIO;
 }
 
-static int dev_set_irqs(struct vfio_dev *dev, unsigned index, unsigned nr, const int *fds)
+static int dev_set_irqs(struct pci_dev *dev, unsigned index, unsigned nr, const int *fds)
 {
 	struct vfio_irq_set *set;
 	size_t size = sizeof(*set) + nr * sizeof(*fds);
@@ -66,7 +66,7 @@ static int dev_set_irqs(struct vfio_dev *dev, unsigned index, unsigned nr, const
 	return ret;
 }
 
-static void dev_unmask_intx(struct vfio_dev *dev)
+static void dev_unmask_intx(struct pci_dev *dev)
 {
 	struct vfio_irq_set set = {
 		.argsz = sizeof(set),
@@ -79,23 +79,23 @@ static void dev_unmask_intx(struct vfio_dev *dev)
 	(void)ioctl(real(dev)->fd, VFIO_DEVICE_SET_IRQS, &set);
 }
 
-static int dev_reset(struct vfio_dev *dev)
+static int dev_reset(struct pci_dev *dev)
 {
 	return ioctl(real(dev)->fd, VFIO_DEVICE_RESET) ? -errno : 0;
 }
 
-static void dev_close(struct vfio_dev *dev)
+static void dev_close(struct pci_dev *dev)
 {
 	struct real_dev *r = real(dev);
 
-	for (unsigned i = 0; i < VFIO_DEV_BARS; i++)
+	for (unsigned i = 0; i < PCI_DEV_BARS; i++)
 		for (unsigned a = 0; a < dev->bars[i].nr_areas; a++)
 			munmap(dev->bars[i].areas[a].hva, dev->bars[i].areas[a].len);
 	close(r->fd);
 	free(r);
 }
 
-static const struct vfio_dev_ops real_ops = {
+static const struct pci_dev_ops real_ops = {
 	.read = dev_read,
 	.write = dev_write,
 	.set_irqs = dev_set_irqs,
@@ -109,18 +109,18 @@ static const struct vfio_dev_ops real_ops = {
 /* add_area - map [off, off + len) of a BAR; what cannot be mapped is read and written instead */
 static void add_area(struct real_dev *r, unsigned index, uint64_t off, uint64_t len)
 {
-	struct vfio_bar *bar = &r->dev.bars[index];
+	struct pci_dev_bar *bar = &r->dev.bars[index];
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), last;
 	void *hva;
 
 	if (!len || add_overflows(off, len - 1, &last) || last >= bar->size ||
-	    !IS_ALIGNED(off, page) || bar->nr_areas == VFIO_DEV_MAX_AREAS)
+	    !IS_ALIGNED(off, page) || bar->nr_areas == PCI_DEV_MAX_AREAS)
 		return;
 	hva = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, r->fd,
 		   (off_t)(r->region_off[index] + off));
 	if (hva == MAP_FAILED)
 		return;
-	bar->areas[bar->nr_areas++] = (struct vfio_area){off, len, hva};
+	bar->areas[bar->nr_areas++] = (struct pci_dev_area){off, len, hva};
 }
 
 /* map_region - what the kernel lets be mapped: the sparse areas if it names any, else all */
@@ -176,7 +176,7 @@ static int read_region(struct real_dev *r, unsigned index)
 		memset(info, 0, size);
 	}
 	r->region_off[index] = info->offset;
-	if (index < VFIO_DEV_BARS) {
+	if (index < PCI_DEV_BARS) {
 		r->dev.bars[index].size = info->size;
 		if (info->flags & VFIO_REGION_INFO_FLAG_MMAP)
 			map_region(r, index, info, size);
@@ -201,7 +201,7 @@ static int open_failed(int ret, const char *name, const char *what, char *error,
 	return ret;
 }
 
-int vfio_dev_open(int fd, const char *name, struct vfio_dev **out, char *error, size_t error_len)
+int vfio_dev_open(int fd, const char *name, struct pci_dev **out, char *error, size_t error_len)
 {
 	struct vfio_device_info info = {.argsz = sizeof(info)};
 	struct real_dev *r;
@@ -245,7 +245,7 @@ err_close:
 	return ret;
 }
 
-int vfio_dev_hot_reset(struct vfio_dev *dev, const unsigned *groups, const int *group_fds,
+int vfio_dev_hot_reset(struct pci_dev *dev, const unsigned *groups, const int *group_fds,
 		       unsigned nr)
 {
 	struct vfio_pci_hot_reset_info *info;

@@ -18,7 +18,6 @@
 #include "vmm/bdf.h"
 #include "vmm/msg.h"
 #include "vmm/vfio_dev.h"
-#include "vmm/vfio_func.h"
 
 #define ERROR_LEN 1024
 
@@ -37,25 +36,16 @@ struct member {
 	unsigned group;	   /* index in vfio_set.groups; its guest device is one more */
 	unsigned function; /* of that device */
 	uint32_t class;
-	struct vfio_dev *dev;
+	struct pci_dev *dev;
 	struct endpoint *ep;
-	struct vfio_func *func;
-};
-
-struct line {
-	struct vfio_set *set;
-	unsigned nr;
-	struct evloop_watch *watch; /* of its ends of interrupt; NULL: none of ours drives it */
+	bool shown; /* to the guest */
 };
 
 struct vfio_set {
 	struct group groups[CONFIG_MAX_VFIO];
 	struct member members[CONFIG_MAX_VFIO];
 	unsigned nr_groups, nr_members;
-	struct vfio_lines lines;
-	struct line line_ctx[4];
-	struct evloop *loop; /* of the watches */
-	bool quiet;	     /* vfio_set_quiesce() is done */
+	bool quiet; /* vfio_set_quiesce() is done */
 };
 
 int vfio_set_create(struct vfio_set **out)
@@ -64,7 +54,6 @@ int vfio_set_create(struct vfio_set **out)
 
 	if (!set)
 		return -ENOMEM;
-	pthread_mutex_init(&set->lines.lock, NULL);
 	*out = set;
 	return 0;
 }
@@ -362,7 +351,7 @@ static void raise_nofile(const struct vfio_set *set)
 	rlim_t want = OTHER_FDS;
 
 	for (unsigned i = 0; i < set->nr_members; i++) {
-		const struct vfio_dev *dev = set->members[i].dev;
+		const struct pci_dev *dev = set->members[i].dev;
 
 		want += 4 + MAX(dev->nr_msi, dev->nr_msix) + dev->nr_intx;
 	}
@@ -378,59 +367,11 @@ static void raise_nofile(const struct vfio_set *set)
 	}
 }
 
-static void on_eoi(void *ctx, uint64_t count)
+int vfio_set_realize(struct vfio_set *set, struct pci_fronts *fronts)
 {
-	struct line *line = ctx;
-
-	(void)count;
-	for (unsigned i = 0; i < line->set->nr_members; i++)
-		if (line->set->members[i].func)
-			vfio_func_eoi(line->set->members[i].func, line->nr);
-}
-
-/* watch_lines - hear of the guest's ends of interrupt on every line that one of ours drives */
-static int watch_lines(struct vfio_set *set, const struct pci_machine *machine, struct evloop *loop)
-{
-	for (unsigned i = 0; i < set->nr_members; i++) {
-		struct member *m = &set->members[i];
-		uint8_t pin;
-		unsigned nr;
-		int ret;
-
-		if (!machine->intx_resample || !m->dev->nr_intx ||
-		    m->dev->ops->read(m->dev, VFIO_PCI_CONFIG_REGION_INDEX, PCI_INTERRUPT_PIN, &pin,
-				      1) ||
-		    pin < 1 || pin > 4)
-			continue;
-		nr = pci_intx_line((uint8_t)vfio_set_rid(set, i), pin);
-		if (set->line_ctx[nr].watch)
-			continue;
-		ret = machine->intx_resample(machine->ctx, nr);
-		if (ret >= 0) {
-			set->line_ctx[nr] = (struct line){.set = set, .nr = nr};
-			ret = evloop_add_eventfd(loop, ret, on_eoi, &set->line_ctx[nr],
-						 &set->line_ctx[nr].watch);
-		}
-		if (ret < 0) {
-			msg_error("%s: its INTx line cannot be watched: %s", m->bdf,
-				  strerror(-ret));
-			return ret;
-		}
-	}
-	return 0;
-}
-
-int vfio_set_realize(struct vfio_set *set, struct pci_host *host, const struct pci_machine *machine,
-		     struct evloop *loop)
-{
-	char error[ERROR_LEN];
 	int ret;
 
-	set->loop = loop;
 	raise_nofile(set);
-	ret = watch_lines(set, machine, loop);
-	if (ret)
-		return ret;
 	/* All before the first is set up: a bus reset hits more than one. */
 	for (unsigned i = 0; i < set->nr_members; i++) {
 		ret = reset(set, &set->members[i]);
@@ -441,21 +382,11 @@ int vfio_set_realize(struct vfio_set *set, struct pci_host *host, const struct p
 	}
 	for (unsigned i = 0; i < set->nr_members; i++) {
 		struct member *m = &set->members[i];
-		struct vfio_func_cfg cfg = {
-			.dev = m->dev,
-			.ep = m->ep,
-			.host = host,
-			.machine = machine,
-			.lines = &set->lines,
-			.loop = loop,
-			.devfn = (uint8_t)vfio_set_rid(set, i),
-		};
 
-		ret = vfio_func_create(&cfg, &m->func, error, sizeof(error));
-		if (ret) {
-			msg_error("%s", error);
+		ret = pci_fronts_add(fronts, m->dev, m->ep, (uint8_t)vfio_set_rid(set, i));
+		if (ret)
 			return ret;
-		}
+		m->shown = true;
 	}
 	return 0;
 }
@@ -465,16 +396,10 @@ void vfio_set_quiesce(struct vfio_set *set)
 	if (set->quiet)
 		return;
 	set->quiet = true;
-	for (unsigned i = 0; i < set->nr_members; i++)
-		if (set->members[i].func)
-			vfio_func_quiesce(set->members[i].func);
-	for (unsigned i = 0; i < ARRAY_SIZE(set->line_ctx); i++)
-		if (set->line_ctx[i].watch)
-			evloop_remove(set->loop, set->line_ctx[i].watch);
 	/* After all of them are silent: a bus reset hits more than one. One that never came so far
 	 * as to be given to the guest has nothing to forget. */
 	for (unsigned i = 0; i < set->nr_members; i++)
-		if (set->members[i].func)
+		if (set->members[i].shown)
 			(void)reset(set, &set->members[i]);
 }
 
@@ -483,12 +408,9 @@ void vfio_set_destroy(struct vfio_set *set)
 	if (!set)
 		return;
 	vfio_set_quiesce(set);
-	for (unsigned i = 0; i < set->nr_members; i++) {
-		vfio_func_destroy(set->members[i].func);
+	for (unsigned i = 0; i < set->nr_members; i++)
 		set->members[i].dev->ops->close(set->members[i].dev);
-	}
 	for (unsigned i = 0; i < set->nr_groups; i++)
 		vfio_container_close(set->groups[i].container);
-	pthread_mutex_destroy(&set->lines.lock);
 	free(set);
 }

@@ -14,19 +14,17 @@
 
 #include "iommu/mediator.h"
 #include "vmm/cli.h"
-#include "vmm/evloop.h"
-#include "vmm/pci.h"
+#include "vmm/pci_fronts.h"
 
 struct vfio_set; /* all passed-through functions of one VM, and their containers */
 
 int vfio_set_create(struct vfio_set **out);
-/* vfio_set_destroy - interrupts off, reset every function, close devices, then containers. The
- * mediator is destroyed after vfio_set_quiesce() and before this. NULL is fine. */
+/* vfio_set_destroy - reset every function, close devices, then containers. The mediator is
+ * destroyed after vfio_set_quiesce() and before this, and so are the fronts. NULL is fine. */
 void vfio_set_destroy(struct vfio_set *set);
 
-/* vfio_set_quiesce - no more interrupts, bus mastering off, devices reset: no DMA after it returns.
- * vCPUs and event loop have stopped, but bus, host bridge, machine and loop still exist. May be
- * called again. */
+/* vfio_set_quiesce - reset what the guest had: no DMA after it returns. Their fronts are quiet. May
+ * be called again. */
 void vfio_set_quiesce(struct vfio_set *set);
 
 /**
@@ -51,9 +49,9 @@ int vfio_set_map_ram(struct vfio_set *set, const struct gmem *gmem);
 /* vfio_set_rid - requester id of function @i; known after vfio_set_open of all */
 uint16_t vfio_set_rid(const struct vfio_set *set, unsigned i);
 
-/* vfio_set_realize - put every function on the PCI host, watch its interrupts on @loop.
- * BARs of an endpoint that needs sync are trapped; others are mapped. */
-int vfio_set_realize(struct vfio_set *set, struct pci_host *host, const struct pci_machine *machine,
-		     struct evloop *loop);
+/* vfio_set_realize - reset every function and put it before the guest; its interrupts are watched.
+ * BARs of an endpoint that needs sync are trapped; others are mapped.
+ * Return: 0; -errno after a line on stderr. */
+int vfio_set_realize(struct vfio_set *set, struct pci_fronts *fronts);
 
 #endif

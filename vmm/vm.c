@@ -113,6 +113,7 @@ struct vm {
 
 	struct pci_machine pci_machine;
 	struct pci_host *pci;
+	struct pci_fronts *fronts;
 	struct vfio_set *vfio;
 	struct mediator *mediator;
 
@@ -465,6 +466,8 @@ static int create_pci(struct vm *vm)
 		.host_page = (uint64_t)sysconf(_SC_PAGESIZE),
 	};
 	ret = pci_host_create(&vm->pci_machine, &vm->pci);
+	if (!ret)
+		ret = pci_fronts_create(vm->pci, &vm->pci_machine, vm->loop, &vm->fronts);
 	if (ret)
 		msg_error("the PCI host cannot be set up: %s", strerror(-ret));
 	return ret;
@@ -766,7 +769,7 @@ static int vm_create(const struct vm_config *cfg, struct vm **out)
 		goto err_vm;
 	if (cfg->nr_vfio &&
 	    ((ret = create_pci(vm)) ||
-	     (ret = vfio_set_realize(vm->vfio, vm->pci, &vm->pci_machine, vm->loop))))
+	     (ret = vfio_set_realize(vm->vfio, vm->fronts))))
 		goto err_vm;
 	if ((ret = add_virtio(vm)) || (ret = interrupted()))
 		goto err_vm;
@@ -782,11 +785,18 @@ err_vm:
 	return ret;
 }
 
+/* No device reaches the guest or its memory any more. */
+static void quiesce(struct vm *vm)
+{
+	pci_fronts_quiesce(vm->fronts);
+	if (vm->vfio)
+		vfio_set_quiesce(vm->vfio);
+}
+
 /* Mirrors vm_create(); devices are silent before the memory that they reach goes. */
 static void vm_destroy(struct vm *vm)
 {
-	if (vm->vfio)
-		vfio_set_quiesce(vm->vfio);
+	quiesce(vm);
 	while (vm->nr_slots)
 		remove_slot(&vm->slots[--vm->nr_slots]);
 	evloop_remove(vm->loop, vm->fault_watch);
@@ -794,6 +804,7 @@ static void vm_destroy(struct vm *vm)
 		close(vm->fault_fd);
 	if (vm->mediator)
 		mediator_destroy(vm->mediator);
+	pci_fronts_destroy(vm->fronts);
 	vfio_set_destroy(vm->vfio);
 	if (vm->pci)
 		pci_host_destroy(vm->pci);
@@ -896,7 +907,7 @@ static int vm_play(struct vm *vm)
 	status = start_vcpus(vm) ? EXIT_FAILED : evloop_run(vm->loop);
 	stop_vcpus(vm);
 	/* Before anything that could wait for the terminal. */
-	vfio_set_quiesce(vm->vfio);
+	quiesce(vm);
 	term_destroy(vm->term);
 	vm->term = NULL;
 	vm->seconds = now() - start;

@@ -4,7 +4,7 @@
  *
  * The input makes the device: its config space, its BARs, what it answers. Then the guest does as
  * it likes: ECAM, BARs wherever they have come to lie, while the device raises interrupts. Below,
- * the device and the machine hold vfio_func to what their headers say, and to what must never be:
+ * the device and the machine hold pci_front to what their headers say, and to what must never be:
  * the device's own BARs, MSI and MSI-X registers out of the guest's reach, nothing mapped but the
  * device's memory and never its MSI-X table, no message but to the doorbell, no access outside a
  * region.
@@ -22,7 +22,7 @@
 #include "vmm/layout.h"
 #include "vmm/msg.h"
 #include "vmm/pci.h"
-#include "vmm/vfio_func.h"
+#include "vmm/pci_front.h"
 
 #define HOST_PAGE  0x4000u
 #define MAX_OPS	   300
@@ -33,11 +33,11 @@
 #define RAM_LEN	   0x8000u
 #define CONFIG_LEN 256u
 
-static _Alignas(HOST_PAGE) uint8_t bar_mem[VFIO_DEV_BARS * BAR_MEM]; /* BAR_MEM each */
+static _Alignas(HOST_PAGE) uint8_t bar_mem[PCI_DEV_BARS * BAR_MEM]; /* BAR_MEM each */
 static uint8_t ram[RAM_LEN];
 
 static struct bench {
-	struct vfio_dev dev;
+	struct pci_dev dev;
 	uint8_t config[CONFIG_LEN], answers;
 	bool fails;		/* the device's operations */
 	unsigned irqs, nr_irqs; /* index enabled, vectors */
@@ -46,7 +46,7 @@ static struct bench {
 	struct bus *bus;
 	struct pci_host *host;
 	struct pci_machine machine;
-	struct vfio_lines lines;
+	struct pci_lines lines;
 	struct gmem gmem;
 	bool level[4];
 	bool map_fails;
@@ -54,7 +54,7 @@ static struct bench {
 		uint64_t gpa, len;
 		uint8_t *hva;
 	} slots[NR_SLOTS];
-	struct vfio_func *func;
+	struct pci_front *func;
 	/* the mediator */
 	bool sync;
 	unsigned to_device, to_cpu; /* syncs */
@@ -136,7 +136,7 @@ void msg_raw_terminal(bool raw)
 /* ---- the device --------------------------------------------------------------------------------
  */
 
-static void check_access(struct vfio_dev *dev, unsigned region, uint64_t off, unsigned len)
+static void check_access(struct pci_dev *dev, unsigned region, uint64_t off, unsigned len)
 {
 	demand(dev == &b.dev);
 	if (region == VFIO_PCI_CONFIG_REGION_INDEX) {
@@ -144,11 +144,11 @@ static void check_access(struct vfio_dev *dev, unsigned region, uint64_t off, un
 		demand(len == CONFIG_LEN || (len <= 4 && IS_POW2(len) && off % len == 0));
 		return;
 	}
-	demand(region < VFIO_DEV_BARS && (len <= 8 && IS_POW2(len) && off % len == 0));
+	demand(region < PCI_DEV_BARS && (len <= 8 && IS_POW2(len) && off % len == 0));
 	demand(off < dev->bars[region].size && len <= dev->bars[region].size - off);
 }
 
-static int dev_read(struct vfio_dev *dev, unsigned region, uint64_t off, void *buf, unsigned len)
+static int dev_read(struct pci_dev *dev, unsigned region, uint64_t off, void *buf, unsigned len)
 {
 	check_access(dev, region, off, len);
 	if (b.fails)
@@ -195,7 +195,7 @@ static bool guarded(unsigned off)
 	return false;
 }
 
-static int dev_write(struct vfio_dev *dev, unsigned region, uint64_t off, const void *buf,
+static int dev_write(struct pci_dev *dev, unsigned region, uint64_t off, const void *buf,
 		     unsigned len)
 {
 	check_access(dev, region, off, len);
@@ -210,7 +210,7 @@ static int dev_write(struct vfio_dev *dev, unsigned region, uint64_t off, const 
 	return b.fails ? -EIO : 0;
 }
 
-static int dev_set_irqs(struct vfio_dev *dev, unsigned index, unsigned nr, const int *fds)
+static int dev_set_irqs(struct pci_dev *dev, unsigned index, unsigned nr, const int *fds)
 {
 	demand(dev == &b.dev && index <= VFIO_PCI_MSIX_IRQ_INDEX);
 	if (!nr) {
@@ -232,19 +232,19 @@ static int dev_set_irqs(struct vfio_dev *dev, unsigned index, unsigned nr, const
 	return 0;
 }
 
-static void dev_unmask(struct vfio_dev *dev)
+static void dev_unmask(struct pci_dev *dev)
 {
 	demand(dev == &b.dev && b.nr_irqs && b.irqs == VFIO_PCI_INTX_IRQ_INDEX && !b.unmasked);
 	b.unmasked = true;
 }
 
-static int dev_reset(struct vfio_dev *dev)
+static int dev_reset(struct pci_dev *dev)
 {
 	demand(dev == &b.dev && dev->can_reset && !b.nr_irqs);
 	return b.fails ? -EIO : 0;
 }
 
-static const struct vfio_dev_ops dev_ops = {
+static const struct pci_dev_ops dev_ops = {
 	.read = dev_read,
 	.write = dev_write,
 	.set_irqs = dev_set_irqs,
@@ -373,7 +373,7 @@ static void check_trapped(unsigned reg, unsigned len)
 	uint32_t where = (uint32_t)rd(ecam(DEVFN, reg), 4);
 	const uint8_t *at = bar_mem + (where & 7) * BAR_MEM + (where & ~7u);
 
-	demand((where & 7) < VFIO_DEV_BARS);
+	demand((where & 7) < PCI_DEV_BARS);
 	for (unsigned i = 0; (where & ~7u) < BAR_MEM && i < NR_SLOTS; i++)
 		demand(!b.slots[i].len || at + len <= b.slots[i].hva ||
 		       b.slots[i].hva + b.slots[i].len <= at);
@@ -453,18 +453,18 @@ static void step(struct input *in)
 		if (b.irqs == VFIO_PCI_INTX_IRQ_INDEX) {
 			if (b.unmasked) {
 				b.unmasked = false;
-				vfio_func_fire(b.func, VFIO_FUNC_INTX);
+				pci_front_fire(b.func, PCI_FRONT_INTX);
 			}
 			break;
 		}
-		vfio_func_fire(b.func, take8(in) % b.nr_irqs);
+		pci_front_fire(b.func, take8(in) % b.nr_irqs);
 		break;
 	case 8: /* one that was on a moment ago: its eventfd was read late */
 		how = take8(in);
 		if (how & 0x80)
-			vfio_func_fire(b.func, VFIO_FUNC_INTX);
+			pci_front_fire(b.func, PCI_FRONT_INTX);
 		else if (b.dev.nr_msi && b.dev.nr_msix) /* vectors there are eventfds for */
-			vfio_func_fire(b.func, how % MIN(b.dev.nr_msi, b.dev.nr_msix));
+			pci_front_fire(b.func, how % MIN(b.dev.nr_msi, b.dev.nr_msix));
 		if (b.irqs == VFIO_PCI_INTX_IRQ_INDEX && how & 0x80)
 			b.unmasked = false;
 		break;
@@ -472,7 +472,7 @@ static void step(struct input *in)
 		reg = take8(in) % 4;
 		if (b.level[reg]) {
 			b.level[reg] = false;
-			vfio_func_eoi(b.func, reg);
+			pci_front_eoi(b.func, reg);
 		}
 		break;
 	case 10:
@@ -499,23 +499,24 @@ static void power_on(struct input *in)
 	b.dev.nr_intx = how >> 1 & 1;
 	b.dev.nr_msi = how & 4 ? take8(in) % 40 : 4;
 	b.dev.nr_msix = how & 8 ? take8(in) % MAX_VEC : 4;
-	for (unsigned i = 0; i < VFIO_DEV_BARS; i++) {
+	for (unsigned i = 0; i < PCI_DEV_BARS; i++) {
 		uint8_t kind = take8(in);
 		/* none, a power of two, anything */
 		uint64_t size = kind & 0x80 ? take32(in) : kind % 64 < 41 ? BIT(kind % 64) : 0;
-		struct vfio_bar *bar = &b.dev.bars[i];
+		struct pci_dev_bar *bar = &b.dev.bars[i];
 
 		bar->size = size;
 		if (!(kind & 0x40) || !size || size > BAR_MEM ||
 		    (size < HOST_PAGE && !IS_POW2(size)))
 			continue;
 		bar->nr_areas = 1;
-		bar->areas[0] = (struct vfio_area){0, size, bar_mem + i * BAR_MEM};
+		bar->areas[0] = (struct pci_dev_area){0, size, bar_mem + i * BAR_MEM};
 		if (size > 2 * HOST_PAGE && kind & 1) {
 			bar->nr_areas = 2;
 			bar->areas[0].len = HOST_PAGE;
-			bar->areas[1] = (struct vfio_area){2 * HOST_PAGE, size - 2 * HOST_PAGE,
-							   bar_mem + i * BAR_MEM + 2 * HOST_PAGE};
+			bar->areas[1] =
+				(struct pci_dev_area){2 * HOST_PAGE, size - 2 * HOST_PAGE,
+						      bar_mem + i * BAR_MEM + 2 * HOST_PAGE};
 		}
 	}
 	put_le16(c + PCI_STATUS, PCI_STATUS_CAP_LIST);
@@ -532,7 +533,7 @@ static void power_on(struct input *in)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
-	struct vfio_func_cfg cfg = {
+	struct pci_front_cfg cfg = {
 		.dev = &b.dev,
 		.machine = &b.machine,
 		.lines = &b.lines,
@@ -563,7 +564,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	demand(!pci_host_create(&b.machine, &b.host));
 	cfg.host = b.host;
 	memset(error, 0x5a, sizeof(error));
-	ret = vfio_func_create(&cfg, &b.func, error, sizeof(error));
+	ret = pci_front_create(&cfg, &b.func, error, sizeof(error));
 	if (ret) {
 		demand(memchr(error, 0, sizeof(error)) && error[0]);
 	} else {
@@ -573,9 +574,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 			check_slots();
 		}
 		b.fails = false;
-		vfio_func_quiesce(b.func);
+		pci_front_quiesce(b.func);
 		demand(!b.nr_irqs);
-		vfio_func_destroy(b.func);
+		pci_front_destroy(b.func);
 	}
 	for (unsigned i = 0; i < NR_SLOTS; i++)
 		demand(!b.slots[i].len);

@@ -12,7 +12,7 @@
 #include "vmm/bus.h"
 #include "vmm/layout.h"
 #include "vmm/pci.h"
-#include "vmm/vfio_func.h"
+#include "vmm/pci_front.h"
 
 /*
  * A device much like an NVMe controller whose registers share a 16 KiB page with its MSI-X table:
@@ -50,7 +50,7 @@ enum event {
 };
 
 static struct {
-	struct vfio_dev dev;
+	struct pci_dev dev;
 	uint8_t config[256];
 	_Alignas(0x4000) uint8_t bar0[BAR0_LEN];
 	_Alignas(0x4000) uint8_t bar2[HOST_PAGE];
@@ -79,8 +79,8 @@ static struct {
 static struct bus *bus;
 static struct pci_host *host;
 static struct pci_machine machine;
-static struct vfio_lines lines = {.lock = PTHREAD_MUTEX_INITIALIZER};
-static struct vfio_func *func;
+static struct pci_lines lines = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static struct pci_front *func;
 
 static void note(enum event e)
 {
@@ -140,7 +140,7 @@ static uint8_t *region(unsigned index, uint64_t off, unsigned len)
 	return bases[index] + off;
 }
 
-static int dev_read(struct vfio_dev *dev, unsigned index, uint64_t off, void *buf, unsigned len)
+static int dev_read(struct pci_dev *dev, unsigned index, uint64_t off, void *buf, unsigned len)
 {
 	assert_ptr_equal(dev, &d.dev);
 	assert_true(len == 256 || off % len == 0);
@@ -149,7 +149,7 @@ static int dev_read(struct vfio_dev *dev, unsigned index, uint64_t off, void *bu
 	return 0;
 }
 
-static int dev_write(struct vfio_dev *dev, unsigned index, uint64_t off, const void *buf,
+static int dev_write(struct pci_dev *dev, unsigned index, uint64_t off, const void *buf,
 		     unsigned len)
 {
 	assert_ptr_equal(dev, &d.dev);
@@ -175,7 +175,7 @@ static int dev_write(struct vfio_dev *dev, unsigned index, uint64_t off, const v
 	return 0;
 }
 
-static int dev_set_irqs(struct vfio_dev *dev, unsigned index, unsigned nr, const int *fds)
+static int dev_set_irqs(struct pci_dev *dev, unsigned index, unsigned nr, const int *fds)
 {
 	(void)dev;
 	if (!nr) {
@@ -199,7 +199,7 @@ static int dev_set_irqs(struct vfio_dev *dev, unsigned index, unsigned nr, const
 	return 0;
 }
 
-static void dev_unmask(struct vfio_dev *dev)
+static void dev_unmask(struct pci_dev *dev)
 {
 	(void)dev;
 	assert_int_equal(d.irq_index, VFIO_PCI_INTX_IRQ_INDEX);
@@ -207,7 +207,7 @@ static void dev_unmask(struct vfio_dev *dev)
 	note(UNMASK);
 }
 
-static int dev_reset(struct vfio_dev *dev)
+static int dev_reset(struct pci_dev *dev)
 {
 	(void)dev;
 	assert_int_equal(d.nr_irqs, 0);
@@ -215,7 +215,7 @@ static int dev_reset(struct vfio_dev *dev)
 	return 0;
 }
 
-static const struct vfio_dev_ops dev_ops = {
+static const struct pci_dev_ops dev_ops = {
 	.read = dev_read,
 	.write = dev_write,
 	.set_irqs = dev_set_irqs,
@@ -234,9 +234,9 @@ static void power_on(void)
 	uint8_t *c = d.config;
 
 	memset(&d, 0, sizeof(d));
-	d.dev = (struct vfio_dev){.ops = &dev_ops, .name = "0000:01:00.0", .can_reset = true};
-	d.dev.bars[0] = (struct vfio_bar){BAR0_LEN, 1, {{0, BAR0_LEN, d.bar0}}};
-	d.dev.bars[2] = (struct vfio_bar){BAR2_LEN, 1, {{0, BAR2_LEN, d.bar2}}};
+	d.dev = (struct pci_dev){.ops = &dev_ops, .name = "0000:01:00.0", .can_reset = true};
+	d.dev.bars[0] = (struct pci_dev_bar){BAR0_LEN, 1, {{0, BAR0_LEN, d.bar0}}};
+	d.dev.bars[2] = (struct pci_dev_bar){BAR2_LEN, 1, {{0, BAR2_LEN, d.bar2}}};
 	d.dev.bars[4].size = 0x20;
 	d.dev.bars[5].size = BAR5_LEN;
 	d.dev.nr_intx = 1;
@@ -346,7 +346,7 @@ static int resample(void *ctx, unsigned line)
 
 static int create(struct endpoint *ep, bool sync)
 {
-	struct vfio_func_cfg cfg = {
+	struct pci_front_cfg cfg = {
 		.dev = &d.dev,
 		.ep = ep,
 		.host = host,
@@ -359,7 +359,7 @@ static int create(struct endpoint *ep, bool sync)
 
 	needs_sync = sync;
 	func = NULL;
-	ret = vfio_func_create(&cfg, &func, error, sizeof(error));
+	ret = pci_front_create(&cfg, &func, error, sizeof(error));
 	nr_log = 0;
 	return ret;
 }
@@ -395,12 +395,12 @@ static int gone(void **state)
 {
 	(void)state;
 	if (func) {
-		vfio_func_quiesce(func);
+		pci_front_quiesce(func);
 		assert_int_equal(d.nr_irqs, 0);
 		assert_int_equal(get_le16(d.config + PCI_COMMAND), PCI_COMMAND_MEMORY);
-		vfio_func_quiesce(func);
+		pci_front_quiesce(func);
 	}
-	vfio_func_destroy(func);
+	pci_front_destroy(func);
 	func = NULL;
 	assert_int_equal(nr_slots(), 0);
 	for (unsigned i = 0; i < 4; i++) {
@@ -601,8 +601,8 @@ static void a_capability_list_that_cannot_be_is_cut_short(void **state)
 			assert_int_equal(crd(0x55, 1), 0);
 		}
 		assert_int_equal(d.irq_index, VFIO_PCI_INTX_IRQ_INDEX);
-		vfio_func_quiesce(func);
-		vfio_func_destroy(func);
+		pci_front_quiesce(func);
+		pci_front_destroy(func);
 		func = NULL;
 	}
 }
@@ -620,8 +620,8 @@ static void an_msix_table_that_is_in_no_bar_is_hidden(void **state)
 		assert_int_equal(crd(CAP_MSIX, 4), 0);
 		cwr(CAP_MSIX, 4, UINT32_MAX);
 		assert_int_equal(d.irq_index, VFIO_PCI_INTX_IRQ_INDEX);
-		vfio_func_quiesce(func);
-		vfio_func_destroy(func);
+		pci_front_quiesce(func);
+		pci_front_destroy(func);
 		func = NULL;
 	}
 }
@@ -792,7 +792,7 @@ static void a_large_bar_is_mapped_around_its_msix_pages(void **state)
 	uint64_t base;
 
 	(void)state;
-	d.dev.bars[0] = (struct vfio_bar){sizeof(big), 1, {{0, sizeof(big), big}}};
+	d.dev.bars[0] = (struct pci_dev_bar){sizeof(big), 1, {{0, sizeof(big), big}}};
 	put_le32(d.config + CAP_MSIX + 4, 0x8010);
 	put_le32(d.config + CAP_MSIX + 8, 0x1c000);
 	assert_int_equal(create(NULL, false), 0);
@@ -839,18 +839,18 @@ static void msix_fires_after_sync_with_what_the_guest_programmed(void **state)
 	assert_int_equal(d.irq_index, VFIO_PCI_MSIX_IRQ_INDEX);
 	assert_int_equal(d.nr_irqs, NR_MSIX);
 	ASSERT_LOG(IRQS_OFF, IRQS_ON); /* INTx was on */
-	vfio_func_fire(func, 2);
+	pci_front_fire(func, 2);
 	ASSERT_LOG(SYNC_CPU);
 	assert_int_equal(m.nr_msi, 1);
 	assert_int_equal(m.gpa, DOORBELL);
 	assert_int_equal(m.data, 77);
 	assert_int_equal(m.devid, DEVFN);
 	/* INTx that was on its way is not delivered */
-	vfio_func_fire(func, VFIO_FUNC_INTX);
+	pci_front_fire(func, PCI_FRONT_INTX);
 	assert_int_equal(m.nr_raised, 0);
 	cwr(CAP_MSIX + 2, 2, 0);
 	assert_int_equal(d.irq_index, VFIO_PCI_INTX_IRQ_INDEX);
-	vfio_func_fire(func, 2);
+	pci_front_fire(func, 2);
 	assert_int_equal(m.nr_msi, 1);
 }
 
@@ -860,7 +860,7 @@ static void a_masked_msix_vector_waits_for_its_unmask(void **state)
 	enable();
 	program_msix(0, DOORBELL, 5, true);
 	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
-	vfio_func_fire(func, 0);
+	pci_front_fire(func, 0);
 	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE);
 	assert_int_equal(m.nr_msi, 0);
 	assert_int_equal(rd(bar0() + PBA, 4), 1);
@@ -890,7 +890,7 @@ static void a_message_goes_to_the_doorbell_or_nowhere(void **state)
 	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
 		m.nr_msi = 0;
 		program_msix(1, rows[i].addr, i, false);
-		vfio_func_fire(func, 1);
+		pci_front_fire(func, 1);
 		assert_int_equal(m.nr_msi, rows[i].gpa != 0);
 		if (rows[i].gpa)
 			assert_true(m.gpa == rows[i].gpa);
@@ -908,16 +908,16 @@ static void msi_has_the_vector_in_the_low_bits(void **state)
 	cwr(CAP_MSI + 2, 2, PCI_MSI_FLAGS_ENABLE | 2 << 4);
 	assert_int_equal(d.irq_index, VFIO_PCI_MSI_IRQ_INDEX);
 	assert_int_equal(d.nr_irqs, 4);
-	vfio_func_fire(func, 1);
+	pci_front_fire(func, 1);
 	assert_int_equal(m.nr_msi, 1);
 	assert_int_equal(m.data, 0x4441);
 	assert_int_equal(m.gpa, DOORBELL);
-	vfio_func_fire(func, 4);
+	pci_front_fire(func, 4);
 	assert_int_equal(m.nr_msi, 1);
 	/* masked: pending until unmasked */
 	cwr(CAP_MSI + 16, 4, UINT32_MAX);
 	assert_int_equal(crd(CAP_MSI + 16, 4), 0xff);
-	vfio_func_fire(func, 3);
+	pci_front_fire(func, 3);
 	assert_int_equal(m.nr_msi, 1);
 	assert_int_equal(crd(CAP_MSI + 20, 4), 8);
 	cwr(CAP_MSI + 16, 4, 0xf7);
@@ -947,11 +947,11 @@ static void intx_stays_up_until_the_end_of_interrupt(void **state)
 {
 	(void)state;
 	assert_int_equal(d.irq_index, VFIO_PCI_INTX_IRQ_INDEX);
-	vfio_func_fire(func, VFIO_FUNC_INTX);
+	pci_front_fire(func, PCI_FRONT_INTX);
 	ASSERT_LOG(SYNC_CPU);
 	assert_true(m.level[PIN_LINE]);
 	assert_int_equal(crd(PCI_STATUS, 2) & PCI_STATUS_INTERRUPT, PCI_STATUS_INTERRUPT);
-	vfio_func_eoi(func, (PIN_LINE + 1) % 4); /* another line's */
+	pci_front_eoi(func, (PIN_LINE + 1) % 4); /* another line's */
 	assert_int_equal(nr_log, 0);
 	assert_true(m.level[PIN_LINE]);
 }
@@ -959,30 +959,30 @@ static void intx_stays_up_until_the_end_of_interrupt(void **state)
 static void the_end_of_interrupt_unmasks_at_the_device(void **state)
 {
 	(void)state;
-	vfio_func_fire(func, VFIO_FUNC_INTX);
+	pci_front_fire(func, PCI_FRONT_INTX);
 	nr_log = 0;
 	m.level[PIN_LINE] = false; /* the irqfd lowers it */
-	vfio_func_eoi(func, PIN_LINE);
+	pci_front_eoi(func, PIN_LINE);
 	ASSERT_LOG(UNMASK);
 	assert_int_equal(crd(PCI_STATUS, 2) & PCI_STATUS_INTERRUPT, 0);
-	vfio_func_eoi(func, PIN_LINE); /* nothing was masked */
+	pci_front_eoi(func, PIN_LINE); /* nothing was masked */
 	assert_int_equal(nr_log, 0);
 	/* still a reason: it fires again at once */
-	vfio_func_fire(func, VFIO_FUNC_INTX);
+	pci_front_fire(func, PCI_FRONT_INTX);
 	assert_true(m.level[PIN_LINE]);
 }
 
 static void disabling_intx_lowers_the_line_unless_another_holds_it(void **state)
 {
 	(void)state;
-	vfio_func_fire(func, VFIO_FUNC_INTX);
+	pci_front_fire(func, PCI_FRONT_INTX);
 	cwr(PCI_COMMAND, 2, PCI_COMMAND_INTX_DISABLE);
 	assert_false(m.level[PIN_LINE]);
 	assert_int_equal(d.nr_irqs, 0);
 	cwr(PCI_COMMAND, 2, 0);
 	assert_int_equal(d.nr_irqs, 1);
 	lines.asserted[PIN_LINE]++; /* a neighbour on the line */
-	vfio_func_fire(func, VFIO_FUNC_INTX);
+	pci_front_fire(func, PCI_FRONT_INTX);
 	cwr(PCI_COMMAND, 2, PCI_COMMAND_INTX_DISABLE);
 	assert_true(m.level[PIN_LINE]);
 	lines.asserted[PIN_LINE]--;
@@ -996,7 +996,7 @@ static void without_resampling_there_is_no_intx(void **state)
 	assert_int_equal(create(EP, true), 0);
 	assert_int_equal(crd(PCI_INTERRUPT_PIN, 1), 0);
 	assert_int_equal(d.nr_irqs, 0);
-	vfio_func_fire(func, VFIO_FUNC_INTX);
+	pci_front_fire(func, PCI_FRONT_INTX);
 	assert_int_equal(m.nr_raised, 0);
 }
 
@@ -1023,7 +1023,7 @@ static void a_function_level_reset_resets_device_and_registers(void **state)
 	enable();
 	program_msix(0, DOORBELL, 5, true);
 	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE);
-	vfio_func_fire(func, 0);
+	pci_front_fire(func, 0);
 	nr_log = 0;
 	cwr(CAP_EXP + PCI_EXP_DEVCTL, 2, 0x2810 | PCI_EXP_DEVCTL_BCR_FLR);
 	ASSERT_LOG(IRQS_OFF, RESET, CONFIG_WRITE, IRQS_ON);
@@ -1042,7 +1042,7 @@ static void a_function_level_reset_resets_device_and_registers(void **state)
 	assert_int_equal(rd(was + PBA, 4), 0);
 	program_msix(0, DOORBELL, 6, false);
 	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE);
-	vfio_func_fire(func, 0);
+	pci_front_fire(func, 0);
 	assert_int_equal(m.data, 6);
 }
 
@@ -1093,12 +1093,12 @@ static void nothing_a_guest_writes_reaches_what_is_emulated(void **state)
 			gpa = LAYOUT_PCI_MEM32_BASE + (unsigned)rand() % BAR0_LEN;
 			break;
 		case 6:
-			vfio_func_fire(func, rand() % 2 ? VFIO_FUNC_INTX : (unsigned)rand() % 16);
+			pci_front_fire(func, rand() % 2 ? PCI_FRONT_INTX : (unsigned)rand() % 16);
 			continue;
 		default:
 			off = (unsigned)rand() % 4;
 			m.level[off] = false;
-			vfio_func_eoi(func, off);
+			pci_front_eoi(func, off);
 			continue;
 		}
 		if (rand() % 2)

@@ -1,0 +1,1122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "vmm/pci_front.h"
+
+#include <errno.h>
+#include <linux/pci_regs.h>
+#include <linux/vfio.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "iommu/base.h"
+#include "vmm/layout.h"
+#include "vmm/msg.h"
+#include "vmm/msix.h"
+#include "vmm/nvme_guard.h"
+
+#define CONFIG_LEN    256u
+#define MAX_CAPS      48 /* as many as fit behind the header, 4 bytes each */
+#define CLASS_NVME    0x010802
+#define MAX_MSI	      32
+#define MAX_MSIX      2048
+#define MIN_MEM_BAR   16u
+/* An area loses at most two holes: table and PBA. */
+#define PAGES_PER_BAR (PCI_DEV_MAX_AREAS * 3)
+
+enum irq_mode { IRQ_NONE, IRQ_INTX, IRQ_MSI, IRQ_MSIX };
+
+static const unsigned vfio_index[] = {
+	[IRQ_INTX] = VFIO_PCI_INTX_IRQ_INDEX,
+	[IRQ_MSI] = VFIO_PCI_MSI_IRQ_INDEX,
+	[IRQ_MSIX] = VFIO_PCI_MSIX_IRQ_INDEX,
+};
+
+static const char *const mode_names[] = {"none", "INTx", "MSI", "MSI-X"};
+
+struct bar {
+	struct pci_front *front;
+	unsigned index; /* of its first register */
+	uint64_t size;	/* bytes as the guest sees it, a power of two; 0: no memory BAR here */
+	bool is_64;
+	uint64_t addr; /* where the guest reaches it now; 0: nowhere */
+	struct bus_region *region;
+	unsigned nr_slots;
+	int slots[PAGES_PER_BAR];
+};
+
+struct vector {
+	struct pci_front *front;
+	unsigned vec;
+	int fd;
+	struct evloop_watch *watch;
+};
+
+struct msi {
+	unsigned pos; /* of the capability; 0: there is none */
+	unsigned nr;  /* vectors the device can do */
+	bool is_64, maskable;
+	uint32_t pending;
+};
+
+struct pci_front {
+	struct pci_func pci;
+	struct pci_front_cfg cfg;
+	const struct pci_machine *machine;
+	struct pci_dev *dev;
+	struct endpoint *ep;	   /* NULL: no mediator */
+	bool sync;		   /* register accesses are sync points */
+	bool is_nvme;		   /* and behind sync: shadow doorbells must not be used */
+	pthread_mutex_t nvme_lock; /* a leaf */
+	struct nvme_guard nvme;
+	bool on_bridge;
+
+	/* Config space, under the host bridge's lock. A byte is either the device's (forward) or
+	 * the shadow's, of which the guest may change the bits in writable. */
+	uint8_t shadow[CONFIG_LEN], writable[CONFIG_LEN];
+	bool forward[CONFIG_LEN];
+	uint8_t after_reset[CONFIG_LEN]; /* shadow at power-on */
+	struct bar bars[PCI_DEV_BARS];
+	unsigned exp_pos, pm_pos, msix_pos; /* capabilities; 0: there is none */
+
+	/* Interrupts, under lines->lock. */
+	enum irq_mode mode;
+	bool intx_asserted;
+	bool warned;
+	struct msi msi;
+	struct msix msix;
+	unsigned msix_bar, pba_bar;
+	uint64_t table_off, pba_off;
+	unsigned nr_vectors;
+	struct vector *vectors; /* shared by MSI and MSI-X: only one of them is on */
+	struct vector intx;
+};
+
+/*
+ * io_barrier - between RAM and device registers, both ways
+ *
+ * The device, unlike a vCPU, is outside the inner shareable domain: Linux's writel() has the same
+ * barrier (arch/arm64/include/asm/io.h).
+ */
+static inline void io_barrier(void)
+{
+#ifdef __aarch64__
+	__asm__ volatile("dmb osh" ::: "memory");
+#else
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+static void sync_for_device(struct pci_front *front)
+{
+	if (!front->sync)
+		return;
+	endpoint_sync_for_device(front->ep);
+	io_barrier();
+}
+
+static void sync_for_cpu(struct pci_front *front)
+{
+	if (!front->sync)
+		return;
+	io_barrier();
+	endpoint_sync_for_cpu(front->ep);
+}
+
+/* ---- interrupts ----------------------------------------------------------------------------- */
+
+/* send_msi - what the device's message at @addr would have done; elsewhere than at the doorbell it
+ * is dropped: a message that writes to RAM is not an interrupt */
+static void send_msi(void *ctx, uint64_t addr, uint32_t data)
+{
+	struct pci_front *front = ctx;
+	uint64_t gpa = addr;
+
+	if (front->dev->ops->msi_target) {
+		if (front->dev->ops->msi_target(front->dev, addr, &gpa))
+			return;
+	} else if (addr - LAYOUT_DOORBELL_BASE >= LAYOUT_DOORBELL_LEN && front->ep &&
+		   endpoint_translate(front->ep, addr, MAP_WRITE, &gpa)) {
+		return;
+	}
+	if (gpa - LAYOUT_DOORBELL_BASE >= LAYOUT_DOORBELL_LEN)
+		return;
+	/* An ITS that does not know the event drops it, like a real one. */
+	(void)front->machine->msi(front->machine->ctx, gpa, data, front->pci.devfn);
+}
+
+static unsigned msi_data_pos(const struct msi *msi)
+{
+	return msi->pos + (msi->is_64 ? PCI_MSI_DATA_64 : PCI_MSI_DATA_32);
+}
+
+static unsigned msi_mask_pos(const struct msi *msi)
+{
+	return msi->pos + (msi->is_64 ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32);
+}
+
+/* msi_enabled_vectors - Multiple Message Enable, at most what the device can do */
+static unsigned msi_enabled_vectors(const struct pci_front *front)
+{
+	unsigned ctrl = get_le16(front->shadow + front->msi.pos + PCI_MSI_FLAGS);
+	unsigned nr = 1u << ((ctrl & PCI_MSI_FLAGS_QSIZE) >> 4);
+
+	return MIN(nr, front->msi.nr);
+}
+
+static void msi_fire(struct pci_front *front, unsigned vec)
+{
+	const uint8_t *cap = front->shadow + front->msi.pos;
+	unsigned nr = msi_enabled_vectors(front);
+	uint64_t addr = get_le32(cap + PCI_MSI_ADDRESS_LO);
+
+	if (vec >= nr)
+		return;
+	if (front->msi.maskable && get_le32(front->shadow + msi_mask_pos(&front->msi)) & BIT(vec)) {
+		front->msi.pending |= (uint32_t)BIT(vec);
+		return;
+	}
+	if (front->msi.is_64)
+		addr |= (uint64_t)get_le32(cap + PCI_MSI_ADDRESS_HI) << 32;
+	/* The device puts the vector's number into the low bits of the data. */
+	send_msi(front, addr,
+		 (get_le16(front->shadow + msi_data_pos(&front->msi)) & ~(nr - 1)) | vec);
+}
+
+static void msi_deliver_pending(struct pci_front *front)
+{
+	uint32_t was = front->msi.pending;
+
+	front->msi.pending = 0;
+	for (; was; was &= was - 1)
+		msi_fire(front, (unsigned)__builtin_ctz(was)); /* masked: pending again */
+}
+
+static unsigned intx_line(const struct pci_front *front)
+{
+	return pci_intx_line(front->pci.devfn, front->shadow[PCI_INTERRUPT_PIN]);
+}
+
+static void intx_raise(struct pci_front *front)
+{
+	unsigned line = intx_line(front);
+
+	if (!front->intx_asserted) {
+		front->intx_asserted = true;
+		front->cfg.lines->asserted[line]++;
+	}
+	/* Even if it is up for us: an end of interrupt may have lowered it since. */
+	front->machine->set_intx(front->machine->ctx, line, true);
+}
+
+static void intx_lower(struct pci_front *front)
+{
+	unsigned line = intx_line(front);
+
+	if (!front->intx_asserted)
+		return;
+	front->intx_asserted = false;
+	if (!--front->cfg.lines->asserted[line])
+		front->machine->set_intx(front->machine->ctx, line, false);
+}
+
+void pci_front_eoi(struct pci_front *front, unsigned line)
+{
+	pthread_mutex_lock(&front->cfg.lines->lock);
+	if (front->intx_asserted && intx_line(front) == line) {
+		front->intx_asserted = false;
+		front->cfg.lines->asserted[line]--;
+		front->dev->ops->unmask_intx(front->dev);
+	}
+	pthread_mutex_unlock(&front->cfg.lines->lock);
+}
+
+void pci_front_fire(struct pci_front *front, unsigned vec)
+{
+	/* What the device wrote before it raised the vector is there before the guest hears of it;
+	 * of a masked vector too, for its unmasking is no sync point. */
+	sync_for_cpu(front);
+	pthread_mutex_lock(&front->cfg.lines->lock);
+	if (vec == PCI_FRONT_INTX) {
+		if (front->mode == IRQ_INTX)
+			intx_raise(front);
+	} else if (front->mode == IRQ_MSIX) {
+		msix_fire(&front->msix, vec);
+	} else if (front->mode == IRQ_MSI) {
+		msi_fire(front, vec);
+	}
+	pthread_mutex_unlock(&front->cfg.lines->lock);
+}
+
+static void on_eventfd(void *ctx, uint64_t count)
+{
+	struct vector *v = ctx;
+
+	(void)count;
+	pci_front_fire(v->front, v->vec);
+}
+
+static enum irq_mode wanted_mode(const struct pci_front *front)
+{
+	if (front->msix.enabled)
+		return IRQ_MSIX;
+	if (front->msi.pos && front->shadow[front->msi.pos + PCI_MSI_FLAGS] & PCI_MSI_FLAGS_ENABLE)
+		return IRQ_MSI;
+	if (front->shadow[PCI_INTERRUPT_PIN] &&
+	    !(get_le16(front->shadow + PCI_COMMAND) & PCI_COMMAND_INTX_DISABLE))
+		return IRQ_INTX;
+	return IRQ_NONE;
+}
+
+/* VFIO has one of INTx, MSI and MSI-X on at a time, and needs the old one off first. */
+static void set_mode(struct pci_front *front, enum irq_mode mode)
+{
+	int fds[MAX_MSIX];
+	unsigned nr = 0;
+	int ret;
+
+	if (mode == front->mode)
+		return;
+	if (front->mode != IRQ_NONE)
+		(void)front->dev->ops->set_irqs(front->dev, vfio_index[front->mode], 0, NULL);
+	intx_lower(front);
+	front->mode = IRQ_NONE;
+	if (mode == IRQ_NONE)
+		return;
+	if (mode == IRQ_INTX)
+		fds[nr++] = front->intx.fd;
+	else if (mode == IRQ_MSI)
+		for (; nr < msi_enabled_vectors(front); nr++)
+			fds[nr] = front->vectors[nr].fd;
+	else
+		/* All at once: what the guest leaves masked is held back in our table, and the host
+		 * need not tear the index down to grow it (VFIO_IRQ_INFO_NORESIZE). */
+		for (; nr < front->msix.nr; nr++)
+			fds[nr] = front->vectors[nr].fd;
+	ret = front->dev->ops->set_irqs(front->dev, vfio_index[mode], nr, fds);
+	if (!ret) {
+		front->mode = mode;
+	} else if (!front->warned) {
+		front->warned = true;
+		msg_warn("%s: the host would not enable %s (%u vectors): %s; the guest gets no "
+			 "interrupts "
+			 "from it that way",
+			 front->dev->name, mode_names[mode], nr, strerror(-ret));
+	}
+}
+
+/* ---- BARs ----------------------------------------------------------------------------------- */
+
+static void device_access(struct bar *bar, uint64_t off, void *data, unsigned len, bool write)
+{
+	struct pci_dev *dev = bar->front->dev;
+	struct pci_dev_bar *real = &dev->bars[bar->index];
+	int ret;
+
+	for (unsigned i = 0; i < real->nr_areas; i++) {
+		struct pci_dev_area *area = &real->areas[i];
+		volatile void *reg = area->hva + (off - area->off);
+
+		if (off < area->off || off + len > area->off + area->len)
+			continue;
+		/* Exactly the guest's access: registers care. */
+		switch (len) {
+		case 1:
+			if (write)
+				*(volatile uint8_t *)reg = *(uint8_t *)data;
+			else
+				*(uint8_t *)data = *(volatile uint8_t *)reg;
+			return;
+		case 2:
+			if (write)
+				*(volatile uint16_t *)reg = get_le16(data);
+			else
+				put_le16(data, *(volatile uint16_t *)reg);
+			return;
+		case 4:
+			if (write)
+				*(volatile uint32_t *)reg = get_le32(data);
+			else
+				put_le32(data, *(volatile uint32_t *)reg);
+			return;
+		case 8:
+			if (write)
+				*(volatile uint64_t *)reg = get_le64(data);
+			else
+				put_le64(data, *(volatile uint64_t *)reg);
+			return;
+		}
+	}
+	ret = write ? dev->ops->write(dev, bar->index, off, data, len)
+		    : dev->ops->read(dev, bar->index, off, data, len);
+	if (ret && !write)
+		memset(data, 0xff, len);
+}
+
+static bool overlaps(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
+{
+	return a < b + b_len && b < a + a_len;
+}
+
+/* msix_access - true if the access is to the MSI-X table or pending bits, which the device never
+ * sees */
+static bool msix_access(struct bar *bar, uint64_t off, void *data, unsigned len, bool write)
+{
+	struct pci_front *front = bar->front;
+	struct msix *msix = &front->msix;
+	bool table = bar->index == front->msix_bar &&
+		     overlaps(off, len, front->table_off, msix_table_len(msix));
+	bool pba = bar->index == front->pba_bar &&
+		   overlaps(off, len, front->pba_off, msix_pba_len(msix));
+
+	if (!front->msix_pos || (!table && !pba))
+		return false;
+	/* Both are 8-byte aligned and accesses naturally, so that none hangs over an edge. */
+	pthread_mutex_lock(&front->cfg.lines->lock);
+	if (table)
+		msix_table_access(msix, (unsigned)(off - front->table_off), data, len, write);
+	else
+		msix_pba_access(msix, (unsigned)(off - front->pba_off), data, len, write);
+	pthread_mutex_unlock(&front->cfg.lines->lock);
+	return true;
+}
+
+static void guard_nvme(struct pci_front *front, uint64_t off, const void *data, unsigned len)
+{
+	pthread_mutex_lock(&front->nvme_lock);
+	nvme_guard_write(&front->nvme, front->ep, front->machine->gmem, off, data, len);
+	pthread_mutex_unlock(&front->nvme_lock);
+}
+
+static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool write)
+{
+	struct bar *bar = ctx;
+
+	/* To Device memory an unaligned access is a fault: the host's, not the guest's. And what
+	 * the guest's BAR is larger than the device's answers nothing. */
+	if ((len != 1 && len != 2 && len != 4 && len != 8) || off % len ||
+	    off + len > bar->front->dev->bars[bar->index].size) {
+		if (!write)
+			memset(data, 0xff, len);
+		return;
+	}
+	if (msix_access(bar, off, data, len, write))
+		return;
+	if (write) {
+		if (bar->front->is_nvme && bar->index == 0)
+			guard_nvme(bar->front, off, data, len);
+		sync_for_device(bar->front);
+		device_access(bar, off, data, len, true);
+	} else {
+		/* A read pushes the device's posted writes ahead of it. */
+		device_access(bar, off, data, len, false);
+		sync_for_cpu(bar->front);
+	}
+}
+
+/* map_piece - give the guest the host pages [off, end) of an area, less what MSI-X needs trapped */
+static void map_piece(struct bar *bar, const struct pci_dev_area *area, uint64_t off, uint64_t end)
+{
+	struct pci_front *front = bar->front;
+	uint64_t page = front->machine->host_page;
+	const struct {
+		bool here;
+		uint64_t off, len;
+	} holes[] = {
+		{bar->index == front->msix_bar, front->table_off, msix_table_len(&front->msix)},
+		{bar->index == front->pba_bar, front->pba_off, msix_pba_len(&front->msix)},
+	};
+	int slot;
+
+	for (unsigned i = 0; front->msix_pos && i < ARRAY_SIZE(holes); i++) {
+		uint64_t hole = ALIGN_DOWN(holes[i].off, page);
+		uint64_t hole_end = ALIGN_UP(holes[i].off + holes[i].len, page);
+
+		if (!holes[i].here || hole >= end || hole_end <= off)
+			continue;
+		if (off < hole)
+			map_piece(bar, area, off, hole);
+		if (hole_end < end)
+			map_piece(bar, area, hole_end, end);
+		return;
+	}
+	if (bar->nr_slots == PAGES_PER_BAR)
+		return;
+	slot = front->machine->map(front->machine->ctx, bar->addr + off,
+				   area->hva + (off - area->off), end - off);
+	/* Refused (over RAM, or no slot left): the bus region beneath it still answers. */
+	if (slot >= 0)
+		bar->slots[bar->nr_slots++] = slot;
+}
+
+/* map_pages - let the guest at the registers without an exit, where whole host pages allow it */
+static void map_pages(struct bar *bar)
+{
+	struct pci_dev_bar *real = &bar->front->dev->bars[bar->index];
+	uint64_t page = bar->front->machine->host_page;
+
+	if (bar->front->sync || !IS_ALIGNED(bar->addr, page))
+		return;
+	for (unsigned i = 0; i < real->nr_areas; i++) {
+		struct pci_dev_area *area = &real->areas[i];
+		/* A BAR smaller than a host page is alone in it: on the host, else the kernel would
+		 * not have mapped it; in the guest, because it was told that the BAR is as large as
+		 * a page. */
+		uint64_t end = area->off + (real->size < page && area->len == real->size
+						    ? page
+						    : ALIGN_DOWN(area->len, page));
+
+		if (end > area->off)
+			map_piece(bar, area, area->off, end);
+	}
+}
+
+static void bar_unmap(struct bar *bar)
+{
+	if (!bar->addr)
+		return;
+	while (bar->nr_slots)
+		bar->front->machine->unmap(bar->front->machine->ctx, bar->slots[--bar->nr_slots]);
+	bus_remove(bar->front->machine->bus, bar->region);
+	bar->region = NULL;
+	bar->addr = 0;
+}
+
+/* bar_wanted - where the guest's registers put it: 0 if nowhere */
+static uint64_t bar_wanted(const struct bar *bar)
+{
+	const uint8_t *reg = bar->front->shadow + PCI_BASE_ADDRESS_0 + 4 * bar->index;
+	uint64_t addr = get_le32(reg) & PCI_BASE_ADDRESS_MEM_MASK;
+
+	if (!bar->size || !(get_le16(bar->front->shadow + PCI_COMMAND) & PCI_COMMAND_MEMORY))
+		return 0;
+	if (bar->is_64)
+		addr |= (uint64_t)get_le32(reg + 4) << 32;
+	return pci_in_window(addr, bar->size) ? addr : 0;
+}
+
+/* update_bars - follow the guest: first all that leave, so that two may change places */
+static void update_bars(struct pci_front *front)
+{
+	for (unsigned i = 0; i < PCI_DEV_BARS; i++)
+		if (bar_wanted(&front->bars[i]) != front->bars[i].addr)
+			bar_unmap(&front->bars[i]);
+	for (unsigned i = 0; i < PCI_DEV_BARS; i++) {
+		struct bar *bar = &front->bars[i];
+		uint64_t addr = bar_wanted(bar);
+
+		if (!addr || addr == bar->addr ||
+		    bus_add(front->machine->bus, addr, bar->size, front->dev->name, bar_access, bar,
+			    &bar->region))
+			continue; /* over another BAR: it answers nobody until it moves */
+		bar->addr = addr;
+		map_pages(bar);
+	}
+}
+
+static int init_bars(struct pci_front *front, const uint8_t *config, char *error, size_t error_len)
+{
+	for (unsigned i = 0; i < PCI_DEV_BARS; i++) {
+		front->bars[i].front = front;
+		front->bars[i].index = i;
+		put_le32(front->shadow + PCI_BASE_ADDRESS_0 + 4 * i, 0);
+	}
+	for (unsigned i = 0; i < PCI_DEV_BARS; i++) {
+		unsigned reg = PCI_BASE_ADDRESS_0 + 4 * i;
+		uint32_t flags = get_le32(config + reg);
+		struct bar *bar = &front->bars[i];
+		uint64_t size = front->dev->bars[i].size, addr;
+
+		if (!size || flags & PCI_BASE_ADDRESS_SPACE_IO)
+			continue;
+		bar->is_64 =
+			(flags & PCI_BASE_ADDRESS_MEM_TYPE_MASK) == PCI_BASE_ADDRESS_MEM_TYPE_64;
+		if (!IS_POW2(size) || size < MIN_MEM_BAR || (bar->is_64 && i == PCI_DEV_BARS - 1) ||
+		    (!bar->is_64 && size > BIT(31))) {
+			msg_warn("%s: BAR %u has the impossible size %#" PRIx64
+				 "; the guest does not see it",
+				 front->dev->name, i, size);
+			i += bar->is_64;
+			continue;
+		}
+		/* Pages of it are mapped: the guest must not put another BAR into them. */
+		if (!front->sync)
+			size = MAX(size, front->machine->host_page);
+		/* Low if it is small and not prefetchable: a guest then finds it in a window of its
+		 * kind. */
+		addr = pci_alloc_mem(
+			front->cfg.host, size,
+			bar->is_64 && (flags & PCI_BASE_ADDRESS_MEM_PREFETCH || size > BIT(24)));
+		if (!addr) {
+			snprintf(error, error_len,
+				 "%s: no room in the guest's %s window for BAR %u of %" PRIu64
+				 " MiB; pass fewer devices",
+				 front->dev->name, bar->is_64 ? "PCI" : "32-bit PCI", i,
+				 size >> 20);
+			return -ENOSPC;
+		}
+		bar->size = size;
+		put_le32(front->shadow + reg,
+			 (uint32_t)addr | (flags & ~PCI_BASE_ADDRESS_MEM_MASK));
+		put_le32(front->writable + reg,
+			 (uint32_t)(~(size - 1) & PCI_BASE_ADDRESS_MEM_MASK));
+		if (bar->is_64) {
+			put_le32(front->shadow + reg + 4, (uint32_t)(addr >> 32));
+			put_le32(front->writable + reg + 4, (uint32_t)(~(size - 1) >> 32));
+			i++; /* the upper half is no BAR of its own */
+		}
+	}
+	return 0;
+}
+
+/* ---- config space --------------------------------------------------------------------------- */
+
+struct capability {
+	uint8_t pos, id;
+	unsigned limit; /* where the next one in address order starts */
+};
+
+/* cap_len - bytes of a capability; 0: not known, it ends where the next one starts */
+static unsigned cap_len(const uint8_t *cap, unsigned room)
+{
+	unsigned flags;
+
+	switch (cap[0]) {
+	case PCI_CAP_ID_PM:
+	case PCI_CAP_ID_VPD:
+	case PCI_CAP_ID_PCIX:
+	case PCI_CAP_ID_SSVID:
+		return 8;
+	case PCI_CAP_ID_AGP:
+	case PCI_CAP_ID_MSIX:
+		return 12;
+	case PCI_CAP_ID_SLOTID:
+	case PCI_CAP_ID_CHSWP:
+		return 4;
+	case PCI_CAP_ID_AF:
+		return 6;
+	case PCI_CAP_ID_SATA:
+		return 8;
+	case PCI_CAP_ID_MSI:
+		flags = room >= 4 ? get_le16(cap + PCI_MSI_FLAGS) : 0;
+		return 10 + (flags & PCI_MSI_FLAGS_64BIT ? 4 : 0) +
+		       (flags & PCI_MSI_FLAGS_MASKBIT ? 10 : 0);
+	case PCI_CAP_ID_EXP:
+		flags = room >= 4 ? get_le16(cap + PCI_EXP_FLAGS) : 0;
+		return (flags & PCI_EXP_FLAGS_VERS) >= 2 ? 0x3c : 0x14;
+	case PCI_CAP_ID_VNDR:
+		return room >= 3 && cap[2] >= 3 ? cap[2] : 0;
+	default:
+		return 0;
+	}
+}
+
+static void init_pm(struct pci_front *front, unsigned pos)
+{
+	front->pm_pos = pos;
+	/* Version 3; no D1, D2, PME or auxiliary current. */
+	put_le16(front->shadow + pos + PCI_PM_PMC, 3);
+	/* The guest may think it is in D3 and back; registers keep their values. */
+	put_le16(front->shadow + pos + PCI_PM_CTRL, PCI_PM_CTRL_NO_SOFT_RESET);
+	front->writable[pos + PCI_PM_CTRL] = PCI_PM_CTRL_STATE_MASK;
+}
+
+static void init_exp(struct pci_front *front, unsigned pos, const uint8_t *cap)
+{
+	unsigned flags = get_le16(cap + PCI_EXP_FLAGS);
+	unsigned type = (flags & PCI_EXP_FLAGS_TYPE) >> 4;
+	uint32_t devcap = get_le32(cap + PCI_EXP_DEVCAP);
+
+	front->exp_pos = pos;
+	if (type == PCI_EXP_TYPE_ENDPOINT || type == PCI_EXP_TYPE_LEG_END)
+		type = PCI_EXP_TYPE_RC_END;
+	put_le16(front->shadow + pos + PCI_EXP_FLAGS,
+		 (uint16_t)((flags & PCI_EXP_FLAGS_VERS) | type << 4));
+	devcap &= ~(uint32_t)(PCI_EXP_DEVCAP_FLR | PCI_EXP_DEVCAP_PHANTOM | PCI_EXP_DEVCAP_PWR_VAL |
+			      PCI_EXP_DEVCAP_PWR_SCL);
+	if (front->dev->can_reset)
+		devcap |= PCI_EXP_DEVCAP_FLR;
+	put_le32(front->shadow + pos + PCI_EXP_DEVCAP, devcap);
+	/* Payload and request sizes stay as the host set them, whatever the guest writes; the link
+	 * registers do not exist on an integrated endpoint. */
+	put_le16(front->shadow + pos + PCI_EXP_DEVCTL,
+		 get_le16(cap + PCI_EXP_DEVCTL) & ~PCI_EXP_DEVCTL_BCR_FLR);
+	put_le16(front->writable + pos + PCI_EXP_DEVCTL, 0x7fff);
+}
+
+static bool init_msi(struct pci_front *front, unsigned pos, const uint8_t *cap)
+{
+	unsigned flags = get_le16(cap + PCI_MSI_FLAGS);
+	struct msi *msi = &front->msi;
+	unsigned nr_lg2;
+
+	msi->nr = MIN(MIN(1u << ((flags & PCI_MSI_FLAGS_QMASK) >> 1), front->dev->nr_msi), MAX_MSI);
+	if (!msi->nr)
+		return false;
+	nr_lg2 = 31 - (unsigned)__builtin_clz(msi->nr);
+	msi->nr = 1u << nr_lg2;
+	msi->pos = pos;
+	msi->is_64 = flags & PCI_MSI_FLAGS_64BIT;
+	msi->maskable = flags & PCI_MSI_FLAGS_MASKBIT;
+	put_le16(front->shadow + pos + PCI_MSI_FLAGS,
+		 (uint16_t)((flags & (PCI_MSI_FLAGS_64BIT | PCI_MSI_FLAGS_MASKBIT)) | nr_lg2 << 1));
+	put_le16(front->writable + pos + PCI_MSI_FLAGS, PCI_MSI_FLAGS_ENABLE | PCI_MSI_FLAGS_QSIZE);
+	put_le32(front->writable + pos + PCI_MSI_ADDRESS_LO, 0xfffffffc);
+	if (msi->is_64)
+		put_le32(front->writable + pos + PCI_MSI_ADDRESS_HI, 0xffffffff);
+	put_le16(front->writable + msi_data_pos(msi), 0xffff);
+	if (msi->maskable)
+		put_le32(front->writable + msi_mask_pos(msi), (uint32_t)(BIT(msi->nr) - 1));
+	return true;
+}
+
+/* locate - offset and BAR of the MSI-X table or pending bits. Return: false if they are in no BAR.
+ */
+static bool locate(const struct pci_front *front, uint32_t reg, unsigned len, unsigned *bar,
+		   uint64_t *off)
+{
+	*bar = reg & PCI_MSIX_TABLE_BIR;
+	*off = reg & PCI_MSIX_TABLE_OFFSET;
+	return *bar < PCI_DEV_BARS && front->bars[*bar].size &&
+	       *off + len <= front->dev->bars[*bar].size;
+}
+
+static int init_msix(struct pci_front *front, unsigned pos, const uint8_t *cap)
+{
+	unsigned nr = (get_le16(cap + PCI_MSIX_FLAGS) & PCI_MSIX_FLAGS_QSIZE) + 1u;
+	int ret;
+
+	if (front->dev->nr_msix < nr)
+		return -EINVAL;
+	ret = msix_init(&front->msix, nr, send_msi, front);
+	if (ret)
+		return ret;
+	if (!locate(front, get_le32(cap + PCI_MSIX_TABLE), msix_table_len(&front->msix),
+		    &front->msix_bar, &front->table_off) ||
+	    !locate(front, get_le32(cap + PCI_MSIX_PBA), msix_pba_len(&front->msix),
+		    &front->pba_bar, &front->pba_off)) {
+		msix_destroy(&front->msix);
+		return -EINVAL;
+	}
+	front->msix_pos = pos;
+	put_le16(front->shadow + pos + PCI_MSIX_FLAGS, (uint16_t)(nr - 1));
+	put_le16(front->writable + pos + PCI_MSIX_FLAGS,
+		 PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
+	memcpy(front->shadow + pos + PCI_MSIX_TABLE, cap + PCI_MSIX_TABLE, 8);
+	return 0;
+}
+
+/* init_cap - Return: true if the guest sees it; its bytes are the shadow's, zero, in either case.
+ */
+static bool init_cap(struct pci_front *front, const struct capability *c, const uint8_t *config)
+{
+	const uint8_t *cap = config + c->pos;
+	unsigned room = c->limit - c->pos;
+	unsigned len = cap_len(cap, room);
+
+	/* One that another starts inside of is not what it says. */
+	if (!len || len > room)
+		len = room;
+	memset(front->forward + c->pos, false, len);
+	memset(front->shadow + c->pos, 0, len);
+	if (len < cap_len(cap, room))
+		return false;
+	switch (c->id) {
+	case PCI_CAP_ID_PM:
+		if (front->pm_pos)
+			return false;
+		init_pm(front, c->pos);
+		return true;
+	case PCI_CAP_ID_MSI:
+		return !front->msi.pos && init_msi(front, c->pos, cap);
+	case PCI_CAP_ID_MSIX:
+		return !front->msix_pos && !init_msix(front, c->pos, cap);
+	case PCI_CAP_ID_EXP:
+		if (front->exp_pos)
+			return false;
+		init_exp(front, c->pos, cap);
+		return true;
+	case PCI_CAP_ID_VNDR:
+		memcpy(front->shadow + c->pos, cap, len);
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void init_caps(struct pci_front *front, const uint8_t *config)
+{
+	struct capability caps[MAX_CAPS];
+	unsigned nr = 0, link = PCI_CAPABILITY_LIST;
+	bool seen[CONFIG_LEN] = {false};
+	uint8_t pos;
+
+	front->shadow[link] = 0;
+	put_le16(front->shadow + PCI_STATUS,
+		 get_le16(config + PCI_STATUS) &
+			 (PCI_STATUS_66MHZ | PCI_STATUS_FAST_BACK | PCI_STATUS_DEVSEL_MASK));
+	if (!(get_le16(config + PCI_STATUS) & PCI_STATUS_CAP_LIST))
+		return;
+	/* A list that loops or leaves the space ends there. */
+	for (pos = config[PCI_CAPABILITY_LIST] & ~3u;
+	     pos >= PCI_STD_HEADER_SIZEOF && !seen[pos] && nr < MAX_CAPS;
+	     pos = config[pos + PCI_CAP_LIST_NEXT] & ~3u) {
+		seen[pos] = true;
+		caps[nr++] = (struct capability){pos, config[pos], CONFIG_LEN};
+	}
+	for (unsigned i = 0; i < nr; i++)
+		for (unsigned j = 0; j < nr; j++)
+			if (caps[j].pos > caps[i].pos && caps[j].pos < caps[i].limit)
+				caps[i].limit = caps[j].pos;
+	for (unsigned i = 0; i < nr; i++) {
+		if (!init_cap(front, &caps[i], config))
+			continue;
+		front->shadow[caps[i].pos] = caps[i].id;
+		front->shadow[caps[i].pos + PCI_CAP_LIST_NEXT] = 0;
+		front->shadow[link] = caps[i].pos;
+		link = caps[i].pos + PCI_CAP_LIST_NEXT;
+		front->shadow[PCI_STATUS] |= PCI_STATUS_CAP_LIST;
+	}
+}
+
+static int init_config(struct pci_front *front, char *error, size_t error_len)
+{
+	uint8_t config[CONFIG_LEN];
+	int ret;
+
+	ret = front->dev->ops->read(front->dev, VFIO_PCI_CONFIG_REGION_INDEX, 0, config,
+				    CONFIG_LEN);
+	if (ret) {
+		snprintf(error, error_len, "%s: its config space cannot be read: %s",
+			 front->dev->name, strerror(-ret));
+		return ret;
+	}
+	memcpy(front->shadow, config, PCI_STD_HEADER_SIZEOF);
+	memset(front->forward + PCI_STD_HEADER_SIZEOF, true, CONFIG_LEN - PCI_STD_HEADER_SIZEOF);
+	put_le16(front->shadow + PCI_COMMAND, 0);
+	put_le16(front->writable + PCI_COMMAND, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER |
+							PCI_COMMAND_PARITY | PCI_COMMAND_SERR |
+							PCI_COMMAND_INTX_DISABLE);
+	front->writable[PCI_CACHE_LINE_SIZE] = 0xff;
+	front->writable[PCI_INTERRUPT_LINE] = 0xff;
+	front->shadow[PCI_LATENCY_TIMER] = 0;
+	front->shadow[PCI_HEADER_TYPE] = PCI_HEADER_TYPE_NORMAL;
+	front->shadow[PCI_BIST] = 0;
+	put_le32(front->shadow + PCI_CARDBUS_CIS, 0);
+	put_le32(front->shadow + PCI_ROM_ADDRESS, 0);
+	memset(front->shadow + PCI_CAPABILITY_LIST, 0, PCI_INTERRUPT_LINE - PCI_CAPABILITY_LIST);
+	front->shadow[PCI_INTERRUPT_LINE] = 0;
+	if (!front->dev->nr_intx || !front->machine->intx_resample ||
+	    front->shadow[PCI_INTERRUPT_PIN] > 4)
+		front->shadow[PCI_INTERRUPT_PIN] = 0;
+	ret = init_bars(front, config, error, error_len);
+	if (ret)
+		return ret;
+	init_caps(front, config);
+	front->is_nvme = front->sync && front->machine->gmem &&
+			 get_le32(front->shadow + PCI_CLASS_REVISION) >> 8 == CLASS_NVME;
+	memcpy(front->after_reset, front->shadow, CONFIG_LEN);
+	return 0;
+}
+
+/* write_command - bus mastering is the guest's; memory decoding is always on at the device, for a
+ * BAR that goes away under a register access would be a bus error in this process */
+static void write_command(struct pci_front *front)
+{
+	unsigned guest = get_le16(front->shadow + PCI_COMMAND);
+	uint8_t command[2];
+
+	put_le16(command, (uint16_t)(PCI_COMMAND_MEMORY | (guest & PCI_COMMAND_MASTER)));
+	(void)front->dev->ops->write(front->dev, VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, command,
+				     sizeof(command));
+}
+
+static void set_wanted_mode(struct pci_front *front)
+{
+	pthread_mutex_lock(&front->cfg.lines->lock);
+	set_mode(front, wanted_mode(front));
+	pthread_mutex_unlock(&front->cfg.lines->lock);
+}
+
+/* function_reset - the guest asked for a Function Level Reset */
+static void function_reset(struct pci_front *front)
+{
+	int ret;
+
+	pthread_mutex_lock(&front->cfg.lines->lock);
+	set_mode(front, IRQ_NONE);
+	pthread_mutex_unlock(&front->cfg.lines->lock);
+	ret = front->dev->ops->reset(front->dev);
+	if (ret && !front->warned) {
+		front->warned = true;
+		msg_warn("%s: the reset the guest asked for failed: %s", front->dev->name,
+			 strerror(-ret));
+	}
+	pthread_mutex_lock(&front->cfg.lines->lock);
+	memcpy(front->shadow, front->after_reset, CONFIG_LEN);
+	for (unsigned reg = PCI_BASE_ADDRESS_0; reg < PCI_CARDBUS_CIS; reg++)
+		front->shadow[reg] &= ~front->writable[reg];
+	if (front->msix_pos)
+		msix_reset(&front->msix);
+	front->msi.pending = 0;
+	pthread_mutex_unlock(&front->cfg.lines->lock);
+	pthread_mutex_lock(&front->nvme_lock);
+	front->nvme = (struct nvme_guard){0};
+	pthread_mutex_unlock(&front->nvme_lock);
+	update_bars(front);
+	write_command(front);
+	set_wanted_mode(front);
+}
+
+static bool touches(unsigned off, unsigned len, unsigned reg, unsigned reg_len)
+{
+	return overlaps(off, len, reg, reg_len);
+}
+
+/* written - act on registers of the shadow that the guest has just changed */
+static void written(struct pci_front *front, unsigned off, unsigned len, uint32_t val)
+{
+	if (front->exp_pos && touches(off, len, front->exp_pos + PCI_EXP_DEVCTL + 1, 1) &&
+	    front->dev->can_reset &&
+	    val >> (8 * (front->exp_pos + PCI_EXP_DEVCTL + 1 - off)) &
+		    PCI_EXP_DEVCTL_BCR_FLR >> 8) {
+		function_reset(front);
+		return;
+	}
+	if (touches(off, len, PCI_COMMAND, 2)) {
+		write_command(front);
+		set_wanted_mode(front);
+		update_bars(front);
+	}
+	if (touches(off, len, PCI_BASE_ADDRESS_0, 4 * PCI_DEV_BARS))
+		update_bars(front);
+	if (front->msix_pos && touches(off, len, front->msix_pos + PCI_MSIX_FLAGS, 2)) {
+		unsigned ctrl = get_le16(front->shadow + front->msix_pos + PCI_MSIX_FLAGS);
+
+		pthread_mutex_lock(&front->cfg.lines->lock);
+		msix_control(&front->msix, ctrl & PCI_MSIX_FLAGS_ENABLE,
+			     ctrl & PCI_MSIX_FLAGS_MASKALL);
+		set_mode(front, wanted_mode(front));
+		pthread_mutex_unlock(&front->cfg.lines->lock);
+	}
+	if (front->msi.pos && touches(off, len, front->msi.pos, 24)) {
+		pthread_mutex_lock(&front->cfg.lines->lock);
+		set_mode(front, wanted_mode(front));
+		if (front->mode != IRQ_MSI)
+			front->msi.pending = 0;
+		msi_deliver_pending(front);
+		pthread_mutex_unlock(&front->cfg.lines->lock);
+	}
+}
+
+static uint8_t read_byte(struct pci_front *front, unsigned off)
+{
+	uint8_t byte;
+
+	if (!front->forward[off])
+		return front->shadow[off];
+	if (front->dev->ops->read(front->dev, VFIO_PCI_CONFIG_REGION_INDEX, off, &byte, 1))
+		return 0xff;
+	return byte;
+}
+
+/* all_forwarded - the access as a whole is the device's; else it is taken byte by byte */
+static bool all_forwarded(const struct pci_front *front, unsigned off, unsigned len)
+{
+	for (unsigned i = 0; i < len; i++)
+		if (!front->forward[off + i])
+			return false;
+	return true;
+}
+
+/* refresh - the shadow of registers that change by themselves */
+static void refresh(struct pci_front *front)
+{
+	pthread_mutex_lock(&front->cfg.lines->lock);
+	if (front->intx_asserted)
+		front->shadow[PCI_STATUS] |= PCI_STATUS_INTERRUPT;
+	else
+		front->shadow[PCI_STATUS] &= (uint8_t)~PCI_STATUS_INTERRUPT;
+	if (front->msi.maskable)
+		put_le32(front->shadow + msi_mask_pos(&front->msi) + 4, front->msi.pending);
+	pthread_mutex_unlock(&front->cfg.lines->lock);
+}
+
+static uint32_t config_read(struct pci_func *pci, unsigned off, unsigned len)
+{
+	struct pci_front *front = container_of(pci, struct pci_front, pci);
+	uint8_t bytes[4] = {0};
+
+	if (off >= CONFIG_LEN)
+		return 0; /* no extended capabilities */
+	refresh(front);
+	if (all_forwarded(front, off, len)) {
+		if (front->dev->ops->read(front->dev, VFIO_PCI_CONFIG_REGION_INDEX, off, bytes,
+					  len))
+			memset(bytes, 0xff, len);
+		sync_for_cpu(front);
+	} else {
+		for (unsigned i = 0; i < len; i++)
+			bytes[i] = read_byte(front, off + i);
+	}
+	return get_le32(bytes);
+}
+
+static void config_write(struct pci_func *pci, unsigned off, unsigned len, uint32_t val)
+{
+	struct pci_front *front = container_of(pci, struct pci_front, pci);
+	uint8_t bytes[4];
+
+	if (off >= CONFIG_LEN)
+		return;
+	put_le32(bytes, val);
+	if (all_forwarded(front, off, len)) {
+		sync_for_device(front);
+		(void)front->dev->ops->write(front->dev, VFIO_PCI_CONFIG_REGION_INDEX, off, bytes,
+					     len);
+		return;
+	}
+	/* The event loop reads the MSI registers. */
+	pthread_mutex_lock(&front->cfg.lines->lock);
+	for (unsigned i = 0; i < len; i++) {
+		uint8_t *shadow = &front->shadow[off + i];
+		uint8_t writable = front->writable[off + i];
+
+		*shadow = (uint8_t)((*shadow & ~writable) | (bytes[i] & writable));
+	}
+	pthread_mutex_unlock(&front->cfg.lines->lock);
+	for (unsigned i = 0; i < len; i++)
+		if (front->forward[off + i])
+			(void)front->dev->ops->write(front->dev, VFIO_PCI_CONFIG_REGION_INDEX,
+						     off + i, &bytes[i], 1);
+	written(front, off, len, val);
+}
+
+/* ---- life ----------------------------------------------------------------------------------- */
+
+static int init_vector(struct pci_front *front, struct vector *v, unsigned vec)
+{
+	v->front = front;
+	v->vec = vec;
+	v->fd = eventfd(0, EFD_CLOEXEC);
+	if (v->fd < 0)
+		return -errno;
+	return front->cfg.loop
+		       ? evloop_add_eventfd(front->cfg.loop, v->fd, on_eventfd, v, &v->watch)
+		       : 0;
+}
+
+static int init_vectors(struct pci_front *front, char *error, size_t error_len)
+{
+	unsigned want = MAX(front->msix.nr, front->msi.nr);
+	int ret = 0;
+
+	front->intx.fd = -1;
+	if (want) {
+		front->vectors = calloc(want, sizeof(*front->vectors));
+		if (!front->vectors)
+			ret = -ENOMEM;
+	}
+	if (!ret && front->shadow[PCI_INTERRUPT_PIN])
+		ret = init_vector(front, &front->intx, PCI_FRONT_INTX);
+	while (!ret && front->nr_vectors < want) {
+		unsigned vec = front->nr_vectors++;
+
+		ret = init_vector(front, &front->vectors[vec], vec);
+	}
+	if (ret)
+		snprintf(error, error_len,
+			 "%s: no eventfd for interrupt vector %u of %u: %s; raise the limit of "
+			 "open files "
+			 "(ulimit -n)",
+			 front->dev->name, front->nr_vectors, want, strerror(-ret));
+	return ret;
+}
+
+static void free_vector(struct pci_front *front, struct vector *v)
+{
+	if (v->watch)
+		evloop_remove(front->cfg.loop, v->watch);
+	v->watch = NULL;
+	if (v->fd >= 0)
+		close(v->fd);
+	v->fd = -1;
+}
+
+int pci_front_create(const struct pci_front_cfg *cfg, struct pci_front **out, char *error,
+		     size_t error_len)
+{
+	struct pci_front *front;
+	int ret;
+
+	front = calloc(1, sizeof(*front));
+	if (!front) {
+		snprintf(error, error_len, "%s: out of memory", cfg->dev->name);
+		return -ENOMEM;
+	}
+	front->cfg = *cfg;
+	front->dev = cfg->dev;
+	front->machine = cfg->machine;
+	front->ep = cfg->ep;
+	front->sync = cfg->ep && endpoint_needs_sync(cfg->ep);
+	pthread_mutex_init(&front->nvme_lock, NULL);
+	front->intx.fd = -1;
+	front->pci.name = cfg->dev->name;
+	front->pci.devfn = cfg->devfn;
+	front->pci.config_read = config_read;
+	front->pci.config_write = config_write;
+	ret = init_config(front, error, error_len);
+	if (ret)
+		goto err;
+	ret = init_vectors(front, error, error_len);
+	if (ret)
+		goto err;
+	write_command(front);
+	ret = pci_host_add(cfg->host, &front->pci, cfg->devfn);
+	if (ret) {
+		snprintf(error, error_len, "%s: guest slot %02x.%x is taken", cfg->dev->name,
+			 cfg->devfn >> 3, cfg->devfn & 7);
+		goto err;
+	}
+	front->on_bridge = true;
+	set_wanted_mode(front);
+	*out = front;
+	return 0;
+
+err:
+	pci_front_destroy(front);
+	return ret;
+}
+
+void pci_front_quiesce(struct pci_front *front)
+{
+	if (!front->on_bridge)
+		return;
+	pci_host_remove(front->cfg.host, &front->pci);
+	front->on_bridge = false;
+	pthread_mutex_lock(&front->cfg.lines->lock);
+	set_mode(front, IRQ_NONE);
+	pthread_mutex_unlock(&front->cfg.lines->lock);
+	for (unsigned i = 0; i < front->nr_vectors; i++)
+		free_vector(front, &front->vectors[i]);
+	free_vector(front, &front->intx);
+	for (unsigned i = 0; i < PCI_DEV_BARS; i++)
+		bar_unmap(&front->bars[i]);
+	put_le16(front->shadow + PCI_COMMAND, 0);
+	write_command(front);
+}
+
+void pci_front_destroy(struct pci_front *front)
+{
+	if (!front)
+		return;
+	/* What a failed create left; pci_front_quiesce() leaves none. */
+	for (unsigned i = 0; i < front->nr_vectors; i++)
+		free_vector(front, &front->vectors[i]);
+	free_vector(front, &front->intx);
+	free(front->vectors);
+	msix_destroy(&front->msix);
+	pthread_mutex_destroy(&front->nvme_lock);
+	free(front);
+}
