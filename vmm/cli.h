@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "iommu/mediator.h"
+#include "vmm/sim_dart.h"
 
 /* Exit statuses of `granule run`, documented in granule(1). */
 enum exit_status {
@@ -20,6 +21,7 @@ enum exit_status {
 
 #define CONFIG_MAX_DISKS 8
 #define CONFIG_MAX_VFIO	 8
+#define CONFIG_MAX_SIM	 4
 
 struct disk_config {
 	const char *path;
@@ -33,13 +35,33 @@ struct vfio_config {
 	bool relaxed;	     /* exposure=relaxed */
 };
 
+enum sim_kind {
+	SIM_NVME,
+	SIM_EDU,
+};
+
+/* A simulated device behind simulated DARTs of its own. */
+struct sim_config {
+	enum sim_kind kind;
+	struct disk_config disk; /* SIM_NVME */
+	bool hostile;		 /* SIM_EDU */
+	enum sim_dart_kind dart;
+	enum sim_dart_quirk quirk;
+	unsigned darts;	  /* 1 or 2 */
+	bool guest_owned; /* owner=guest: the guest's own driver has the DART's registers */
+	bool sync_set;	  /* sync= was given */
+	enum sync_mode sync;
+	bool relaxed; /* exposure=relaxed */
+};
+
 struct vm_config {
 	const char *kernel, *initrd, *cmdline; /* cmdline never NULL */
 	uint64_t memory; /* bytes, multiple of 2 MiB, fits the layout */
 	unsigned vcpus;	 /* 1 .. LAYOUT_MAX_VCPUS */
-	unsigned nr_disks, nr_vfio;
+	unsigned nr_disks, nr_vfio, nr_sim;
 	struct disk_config disks[CONFIG_MAX_DISKS];
 	struct vfio_config vfio[CONFIG_MAX_VFIO];
+	struct sim_config sim[CONFIG_MAX_SIM];
 	bool iommu; /* --iommu on */
 	const char *dump_dtb, *stats; /* files, or NULL */
 };
