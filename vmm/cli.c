@@ -63,6 +63,18 @@ static const char help_run[] =
 	"                         exposure=strict|relaxed\n"
 	"                             relaxed: where a part of a host page is mapped,\n"
 	"                             the device may see all of it\n"
+	"  --sim nvme,disk=FILE[,ro][,KEY=VALUE]...\n"
+	"  --sim edu[,hostile][,KEY=VALUE]...\n"
+	"                       simulated device behind simulated DARTs; up to 4 times.\n"
+	"                       sync and exposure as above, and:\n"
+	"                         dart=t8103|t6000|t8110\n"
+	"                             which DART; default t8103\n"
+	"                         darts=1|2\n"
+	"                             2: an NVMe's queues and data by different ones\n"
+	"                         owner=host|guest\n"
+	"                             guest: no mediation, the guest drives the DART\n"
+	"                         quirk=locked-ttbr|slow-invalidate|hung-invalidate\n"
+	"                             what is wrong with the DARTs\n"
 	"  --iommu on|off       give the guest a virtio-iommu; default on\n"
 	"  --dump-dtb FILE      write the guest's device tree to FILE\n"
 	"  --stats FILE         write statistics to FILE when the guest has ended\n"
@@ -369,6 +381,178 @@ static int parse_vfio(char *text, struct vm_config *cfg)
 	return 0;
 }
 
+static int sim_value(const char *sim, const char *key, const char *value, const char *const *words,
+		     size_t nr, const char *wanted, int *out)
+{
+	*out = value ? find_word(words, nr, value) : -1;
+	if (*out >= 0)
+		return 0;
+	msg_error("--sim %s: %s=%s: give %s", sim, key, value ? value : "", wanted);
+	return -EINVAL;
+}
+
+enum {
+	SIM_KEY_DISK,
+	SIM_KEY_RO,
+	SIM_KEY_HOSTILE,
+	SIM_KEY_DART,
+	SIM_KEY_DARTS,
+	SIM_KEY_OWNER,
+	SIM_KEY_QUIRK,
+	SIM_KEY_SYNC,
+	SIM_KEY_EXPOSURE,
+};
+
+static int parse_sim_key(const char *name, char *key, struct sim_config *sim)
+{
+	static const char *const keys[] = {
+		[SIM_KEY_DISK] = "disk",	[SIM_KEY_RO] = "ro",
+		[SIM_KEY_HOSTILE] = "hostile",	[SIM_KEY_DART] = "dart",
+		[SIM_KEY_DARTS] = "darts",	[SIM_KEY_OWNER] = "owner",
+		[SIM_KEY_QUIRK] = "quirk",	[SIM_KEY_SYNC] = "sync",
+		[SIM_KEY_EXPOSURE] = "exposure"};
+	static const char *const kinds[] = {
+		[SIM_DART_T8103] = "t8103", [SIM_DART_T6000] = "t6000", [SIM_DART_T8110] = "t8110"};
+	static const char *const numbers[] = {"1", "2"};
+	static const char *const owners[] = {"host", "guest"};
+	static const char *const quirks[] = {
+		[SIM_DART_LOCKED_TTBR] = "locked-ttbr",
+		[SIM_DART_SLOW_INVALIDATE] = "slow-invalidate",
+		[SIM_DART_HUNG_INVALIDATE] = "hung-invalidate",
+		[SIM_DART_SOUND] = "none",
+	};
+	static const char *const syncs[] = {
+		[SYNC_NONE] = "none", [SYNC_RINGS] = "rings", [SYNC_FULL] = "full"};
+	static const char *const exposures[] = {"strict", "relaxed"};
+	char *value = strchr(key, '=');
+	int which, i = 0, ret = 0;
+
+	if (value)
+		*value++ = '\0';
+	which = find_word(keys, ARRAY_SIZE(keys), key);
+	if (which >= 0 && (sim->kind == SIM_NVME ? which == SIM_KEY_HOSTILE
+						 : which == SIM_KEY_DISK || which == SIM_KEY_RO)) {
+		msg_error("--sim %s: '%s' is a key of --sim %s", name, key,
+			  sim->kind == SIM_NVME ? "edu" : "nvme");
+		return -EINVAL;
+	}
+	if ((which == SIM_KEY_RO || which == SIM_KEY_HOSTILE) && value) {
+		msg_error("--sim %s: '%s' takes no value", name, key);
+		return -EINVAL;
+	}
+	switch (which) {
+	case SIM_KEY_DISK:
+		if (!value || !*value) {
+			msg_error("--sim %s: disk=: give the file that is its disk", name);
+			return -EINVAL;
+		}
+		sim->disk.path = value;
+		return 0;
+	case SIM_KEY_RO:
+		sim->disk.readonly = true;
+		return 0;
+	case SIM_KEY_HOSTILE:
+		sim->hostile = true;
+		return 0;
+	case SIM_KEY_DART:
+		ret = sim_value(name, key, value, kinds, ARRAY_SIZE(kinds),
+				"dart=t8103, dart=t6000 or dart=t8110", &i);
+		sim->dart = (enum sim_dart_kind)i;
+		return ret;
+	case SIM_KEY_DARTS:
+		ret = sim_value(name, key, value, numbers, ARRAY_SIZE(numbers),
+				"darts=1 or darts=2", &i);
+		sim->darts = (unsigned)i + 1;
+		return ret;
+	case SIM_KEY_OWNER:
+		ret = sim_value(name, key, value, owners, ARRAY_SIZE(owners),
+				"owner=host or owner=guest", &i);
+		sim->guest_owned = i;
+		return ret;
+	case SIM_KEY_QUIRK:
+		ret = sim_value(name, key, value, quirks, ARRAY_SIZE(quirks),
+				"quirk=locked-ttbr, quirk=slow-invalidate or quirk=hung-invalidate",
+				&i);
+		sim->quirk = (enum sim_dart_quirk)i;
+		return ret;
+	case SIM_KEY_SYNC:
+		ret = sim_value(name, key, value, syncs, ARRAY_SIZE(syncs),
+				"sync=full, sync=rings or sync=none", &i);
+		sim->sync_set = true;
+		sim->sync = (enum sync_mode)i;
+		return ret;
+	case SIM_KEY_EXPOSURE:
+		ret = sim_value(name, key, value, exposures, ARRAY_SIZE(exposures),
+				"exposure=strict or exposure=relaxed", &i);
+		sim->relaxed_set = true;
+		sim->relaxed = i;
+		return ret;
+	default:
+		msg_error("--sim %s: unknown key '%s'; known keys: %sdart, darts, owner, quirk, "
+			  "sync, exposure",
+			  name, key, sim->kind == SIM_NVME ? "disk, ro, " : "hostile, ");
+		return -EINVAL;
+	}
+}
+
+/* What each key alone cannot tell. */
+static int check_sim(const char *name, const struct sim_config *sim)
+{
+	if (sim->kind == SIM_NVME && !sim->disk.path) {
+		msg_error("--sim nvme: no disk given; give disk=FILE");
+		return -EINVAL;
+	}
+	if (sim->kind == SIM_EDU && sim->darts != 1) {
+		msg_error("--sim edu: darts=%u: it masters through one DART only; leave darts away",
+			  sim->darts);
+		return -EINVAL;
+	}
+	if (sim->guest_owned && sim->darts != 1) {
+		msg_error("--sim %s: owner=guest with darts=%u: a device tree names one IOMMU for "
+			  "a PCI function; leave darts away",
+			  name, sim->darts);
+		return -EINVAL;
+	}
+	if (sim->guest_owned && (sim->sync_set || sim->relaxed_set)) {
+		msg_error("--sim %s: %s is about mediation, and owner=guest has none; give one of "
+			  "them",
+			  name, sim->sync_set ? "sync" : "exposure");
+		return -EINVAL;
+	}
+	return 0;
+}
+
+static int parse_sim(char *text, struct vm_config *cfg)
+{
+	static const char *const names[] = {[SIM_NVME] = "nvme", [SIM_EDU] = "edu"};
+	const char *name = strsep(&text, ",");
+	int kind = find_word(names, ARRAY_SIZE(names), name);
+	struct sim_config sim = {.darts = 1};
+	char *key;
+	int ret;
+
+	if (kind < 0) {
+		msg_error("--sim %s: no such simulated device; give nvme or edu", name);
+		return -EINVAL;
+	}
+	sim.kind = (enum sim_kind)kind;
+	while ((key = strsep(&text, ","))) {
+		ret = parse_sim_key(name, key, &sim);
+		if (ret)
+			return ret;
+	}
+	ret = check_sim(name, &sim);
+	if (ret)
+		return ret;
+	if (cfg->nr_sim == CONFIG_MAX_SIM) {
+		msg_error("--sim %s: too many simulated devices; give at most %d", name,
+			  CONFIG_MAX_SIM);
+		return -EINVAL;
+	}
+	cfg->sim[cfg->nr_sim++] = sim;
+	return 0;
+}
+
 static int parse_file(const char *option, const char *text, const char **out)
 {
 	if (!*text) {
@@ -392,7 +576,7 @@ static int parse_cmdline(const char *text, const char **out)
 
 /* ---- options ---- */
 
-enum { OPT_DISK = 1, OPT_VFIO, OPT_IOMMU, OPT_DUMP_DTB, OPT_STATS, OPT_JSON };
+enum { OPT_DISK = 1, OPT_VFIO, OPT_SIM, OPT_IOMMU, OPT_DUMP_DTB, OPT_STATS, OPT_JSON };
 
 static const struct option run_options[] = {
 	{"kernel", required_argument, NULL, 'k'},
@@ -406,6 +590,7 @@ static const struct option run_options[] = {
 	{"cpus", required_argument, NULL, 'c'},
 	{"disk", required_argument, NULL, OPT_DISK},
 	{"vfio", required_argument, NULL, OPT_VFIO},
+	{"sim", required_argument, NULL, OPT_SIM},
 	{"iommu", required_argument, NULL, OPT_IOMMU},
 	{"dump-dtb", required_argument, NULL, OPT_DUMP_DTB},
 	{"stats", required_argument, NULL, OPT_STATS},
@@ -522,6 +707,8 @@ static int parse_run_option(int c, struct vm_config *cfg)
 		return parse_disk(optarg, cfg);
 	case OPT_VFIO:
 		return parse_vfio(optarg, cfg);
+	case OPT_SIM:
+		return parse_sim(optarg, cfg);
 	case OPT_IOMMU:
 		return parse_iommu(optarg, &cfg->iommu);
 	case OPT_DUMP_DTB:
@@ -548,7 +735,7 @@ int cli_parse_run(int argc, char **argv, struct vm_config *out)
 			fputs(help_run, stdout);
 			return 1;
 		}
-		if (seen[c] && c != OPT_DISK && c != OPT_VFIO) {
+		if (seen[c] && c != OPT_DISK && c != OPT_VFIO && c != OPT_SIM) {
 			msg_error("run: option '%s' is given a second time; give it once",
 				  argv[optind - 1] == optarg ? argv[optind - 2] : argv[optind - 1]);
 			return -EINVAL;
@@ -567,6 +754,13 @@ int cli_parse_run(int argc, char **argv, struct vm_config *out)
 	if (!cfg.kernel) {
 		msg_error("run: no kernel given; give one with -k FILE");
 		return -EINVAL;
+	}
+	for (unsigned i = 0; i < cfg.nr_sim && !cfg.iommu; i++) {
+		if (!cfg.sim[i].guest_owned) {
+			msg_error("--iommu off: --sim devices are behind the virtio-iommu; leave "
+				  "it on, or say owner=guest");
+			return -EINVAL;
+		}
 	}
 	*out = cfg;
 	return 0;

@@ -51,7 +51,8 @@ struct sim_config {
 	bool guest_owned; /* owner=guest: the guest's own driver has the DART's registers */
 	bool sync_set;	  /* sync= was given */
 	enum sync_mode sync;
-	bool relaxed; /* exposure=relaxed */
+	bool relaxed_set; /* exposure= was given */
+	bool relaxed;	  /* exposure=relaxed */
 };
 
 struct vm_config {

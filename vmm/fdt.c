@@ -21,6 +21,7 @@ enum {
 	PHANDLE_ITS,
 	PHANDLE_CLOCK,
 	PHANDLE_VIOMMU,
+	PHANDLE_DART, /* + number */
 };
 
 /* Interrupt specifier cells. Source: Linux Documentation/devicetree/bindings/interrupt-controller/
@@ -223,9 +224,9 @@ static void write_uart(struct tree *t)
 	PROP_CELLS(t, "clock-frequency", UART_CLOCK);
 	PROP_CELLS(t, "reg-shift", 0);
 	/*
-	 * Sending takes no time, so a driver may hand over more than the 16 bytes of a real FIFO for each
-	 * interrupt. Bounded, because Linux does it with interrupts off.
-	 * Source: Linux Documentation/devicetree/bindings/serial/8250.yaml.
+	 * Sending takes no time, so a driver may hand over more than the 16 bytes of a real FIFO
+	 * for each interrupt. Bounded, because Linux does it with interrupts off. Source: Linux
+	 * Documentation/devicetree/bindings/serial/8250.yaml.
 	 */
 	PROP_CELLS(t, "fifo-size", 256);
 	PROP_CELLS(t, "tx-threshold", 1);
@@ -270,35 +271,57 @@ static void write_virtio(struct tree *t, const struct fdt_config *cfg)
 	}
 }
 
+/* Source: Linux Documentation/devicetree/bindings/iommu/apple,dart.yaml. */
+static void write_darts(struct tree *t, const struct fdt_config *cfg)
+{
+	for (unsigned i = 0; i < cfg->nr_darts; i++) {
+		uint64_t base = LAYOUT_DART_BASE + i * LAYOUT_DART_STRIDE;
+
+		begin(t, "iommu@%" PRIx64, base);
+		prop_str(t, "compatible", cfg->darts[i].compatible);
+		prop_reg(t, base, LAYOUT_DART_LEN);
+		PROP_CELLS(t, "interrupts", IRQ_SPI, LAYOUT_SPI_DART + i, IRQ_LEVEL_HIGH);
+		PROP_CELLS(t, "#iommu-cells", 1);
+		PROP_CELLS(t, "phandle", PHANDLE_DART + i);
+		end(t);
+	}
+}
+
 static int compare_rids(const void *a, const void *b)
 {
-	return *(const uint16_t *)a - *(const uint16_t *)b;
+	return ((const struct fdt_requester *)a)->rid - ((const struct fdt_requester *)b)->rid;
 }
 
 /* Linux takes every requester in iommu-map for a translated one, so the rest must not be in it. */
 static void prop_iommu_map(struct tree *t, const struct fdt_config *cfg)
 {
-	uint16_t rids[ARRAY_SIZE(cfg->iommu_rids)];
-	uint32_t cells[4 * ARRAY_SIZE(rids)];
-	size_t nr = MIN(cfg->nr_iommu_rids, ARRAY_SIZE(rids)), used = 0;
+	struct fdt_requester all[ARRAY_SIZE(cfg->requesters)];
+	uint32_t cells[4 * ARRAY_SIZE(all)];
+	size_t nr = MIN(cfg->nr_requesters, ARRAY_SIZE(all)), used = 0;
 
-	if (cfg->viommu_slot < 0 || !nr)
-		return;
-	memcpy(rids, cfg->iommu_rids, nr * sizeof(rids[0]));
-	qsort(rids, nr, sizeof(rids[0]), compare_rids);
+	memcpy(all, cfg->requesters, nr * sizeof(all[0]));
+	qsort(all, nr, sizeof(all[0]), compare_rids);
 	for (size_t i = 0; i < nr; i++) {
-		if (i && rids[i] == rids[i - 1])
+		bool dart = all[i].dart >= 0;
+
+		if (!dart && cfg->viommu_slot < 0)
 			continue;
-		if (i && rids[i] == rids[i - 1] + 1) {
+		if (i && all[i].rid == all[i - 1].rid)
+			continue;
+		/* One entry for endpoints in a row; of a DART, each requester has the same stream.
+		 */
+		if (used && !dart && cells[used - 3] == PHANDLE_VIOMMU &&
+		    all[i].rid == cells[used - 4] + cells[used - 1]) {
 			cells[used - 1]++;
 			continue;
 		}
-		cells[used++] = rids[i];
-		cells[used++] = PHANDLE_VIOMMU;
-		cells[used++] = rids[i];
+		cells[used++] = all[i].rid;
+		cells[used++] = dart ? PHANDLE_DART + (uint32_t)all[i].dart : PHANDLE_VIOMMU;
+		cells[used++] = dart ? cfg->darts[all[i].dart].sid : all[i].rid;
 		cells[used++] = 1;
 	}
-	prop_cells(t, "iommu-map", cells, used);
+	if (used)
+		prop_cells(t, "iommu-map", cells, used);
 }
 
 /* The swizzle repeats every 4 devices, so 4 devices of 4 pins stand for all of them. */
@@ -383,6 +406,7 @@ int fdt_build(const struct fdt_config *cfg, void *buf, size_t size)
 	write_uart(&t);
 	write_rtc(&t);
 	write_virtio(&t, cfg);
+	write_darts(&t, cfg);
 	if (cfg->pci)
 		write_pci(&t, cfg);
 	end(&t);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* fdt - the device tree, from a plain description of the machine. Addresses are those of layout.h. */
+/* fdt - the device tree, from a plain description of the machine. Addresses are those of layout.h.
+ */
 #ifndef VMM_FDT_H
 #define VMM_FDT_H
 
@@ -10,6 +11,17 @@
 #include "iommu/gmem.h"
 #include "vmm/layout.h"
 
+/* A DART of the guest's; its registers and interrupt are LAYOUT_DART_*'s and LAYOUT_SPI_DART's. */
+struct fdt_dart {
+	const char *compatible; /* "apple,t8103-dart", say */
+	uint32_t sid;		/* of all requesters behind it */
+};
+
+struct fdt_requester {
+	uint16_t rid; /* bus 0: devfn */
+	int dart; /* which of the guest's DARTs; -1: the virtio-iommu, where endpoint id = rid */
+};
+
 struct fdt_config {
 	const char *cmdline;
 	uint64_t initrd, initrd_len; /* len 0: none */
@@ -19,9 +31,10 @@ struct fdt_config {
 	unsigned nr_virtio;		  /* virtio-mmio slots 0 .. nr_virtio - 1 exist */
 	int viommu_slot;		  /* which of them is the virtio-iommu; -1: none */
 	bool pci;			  /* the PCI host bridge exists */
-	/* requester IDs (bus 0: devfn) translated by the virtio-iommu; endpoint id = requester id */
-	unsigned nr_iommu_rids;
-	uint16_t iommu_rids[256];
+	unsigned nr_darts;		  /* that the guest owns, 0 .. LAYOUT_DARTS */
+	struct fdt_dart darts[LAYOUT_DARTS];
+	unsigned nr_requesters; /* on PCI that an IOMMU translates for */
+	struct fdt_requester requesters[256];
 };
 
 /**

@@ -32,6 +32,12 @@
 #define LAYOUT_VIRTIO_STRIDE 0x10000ull
 #define LAYOUT_VIRTIO_SLOTS  32
 
+/* Simulated DARTs that the guest owns: base + i * stride */
+#define LAYOUT_DART_BASE   0x04000000ull
+#define LAYOUT_DART_LEN	   0x4000ull
+#define LAYOUT_DART_STRIDE 0x10000ull
+#define LAYOUT_DARTS	   4
+
 #define LAYOUT_PCI_MEM32_BASE 0x10000000ull
 #define LAYOUT_PCI_MEM32_LEN  0x20000000ull
 #define LAYOUT_PCI_ECAM_BASE  0x30000000ull
@@ -51,6 +57,7 @@
 #define LAYOUT_SPI_RTC	  1
 #define LAYOUT_SPI_INTX	  4  /* 4 lines: INTA..INTD after the swizzle */
 #define LAYOUT_SPI_VIRTIO 16 /* + slot */
+#define LAYOUT_SPI_DART	  48 /* + number */
 #define LAYOUT_NR_SPIS	  64
 
 #endif

@@ -15,9 +15,11 @@
 #include "vmm/msg.h"
 
 static const char *const exit_names[NR_EXIT_KINDS] = {
-	[EXIT_KIND_UART] = "uart", [EXIT_KIND_RTC] = "rtc",	[EXIT_KIND_VIRTIO] = "virtio",
-	[EXIT_KIND_ECAM] = "ecam", [EXIT_KIND_BAR] = "bar",	[EXIT_KIND_UNCLAIMED] = "unclaimed",
-	[EXIT_KIND_NISV] = "nisv", [EXIT_KIND_OTHER] = "other",
+	[EXIT_KIND_UART] = "uart",	     [EXIT_KIND_RTC] = "rtc",
+	[EXIT_KIND_VIRTIO] = "virtio",	     [EXIT_KIND_ECAM] = "ecam",
+	[EXIT_KIND_DART] = "dart",	     [EXIT_KIND_BAR] = "bar",
+	[EXIT_KIND_UNCLAIMED] = "unclaimed", [EXIT_KIND_NISV] = "nisv",
+	[EXIT_KIND_OTHER] = "other",
 };
 
 enum exit_kind exit_kind_of(uint64_t gpa)
@@ -29,6 +31,7 @@ enum exit_kind exit_kind_of(uint64_t gpa)
 		{LAYOUT_UART_BASE, LAYOUT_UART_LEN, EXIT_KIND_UART},
 		{LAYOUT_RTC_BASE, LAYOUT_RTC_LEN, EXIT_KIND_RTC},
 		{LAYOUT_VIRTIO_BASE, LAYOUT_VIRTIO_STRIDE * LAYOUT_VIRTIO_SLOTS, EXIT_KIND_VIRTIO},
+		{LAYOUT_DART_BASE, LAYOUT_DART_STRIDE * LAYOUT_DARTS, EXIT_KIND_DART},
 		{LAYOUT_PCI_ECAM_BASE, LAYOUT_PCI_ECAM_LEN, EXIT_KIND_ECAM},
 		{LAYOUT_PCI_MEM32_BASE, LAYOUT_PCI_MEM32_LEN, EXIT_KIND_BAR},
 		{LAYOUT_PCI_MEM64_BASE, LAYOUT_PCI_MEM64_LEN, EXIT_KIND_BAR},

@@ -16,6 +16,7 @@ enum exit_kind {
 	EXIT_KIND_VIRTIO, /* virtio-mmio registers */
 	EXIT_KIND_ECAM,
 	EXIT_KIND_BAR,
+	EXIT_KIND_DART, /* registers of a DART that the guest owns */
 	EXIT_KIND_UNCLAIMED, /* MMIO where nothing is */
 	EXIT_KIND_NISV,	     /* an access KVM could not decode */
 	EXIT_KIND_OTHER,     /* signals, system events */

@@ -213,6 +213,11 @@ unsigned vfio_set_count(const struct vfio_set *set)
 	return set->nr_members;
 }
 
+unsigned vfio_set_slots(const struct vfio_set *set)
+{
+	return set->nr_groups;
+}
+
 /* Functions of one group sit in one guest device without access control services between them, and
  * so a guest puts them in one group too; device 0 is the host bridge. */
 uint16_t vfio_set_rid(const struct vfio_set *set, unsigned i)

@@ -34,6 +34,8 @@ void vfio_set_quiesce(struct vfio_set *set);
 int vfio_set_open(struct vfio_set *set, const struct vfio_config *cfg);
 
 unsigned vfio_set_count(const struct vfio_set *set);
+/* vfio_set_slots - how many PCI devices of the guest they are, from device 1 on */
+unsigned vfio_set_slots(const struct vfio_set *set);
 
 /**
  * vfio_set_add_endpoints - add every function as an endpoint; endpoint id = guest requester id

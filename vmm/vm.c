@@ -336,7 +336,8 @@ static int build_fdt(struct vm *vm)
 	for (unsigned i = 0; i < vm->cfg->vcpus; i++)
 		cfg.mpidr[i] = vcpu_mpidr(vm->vcpus[i]);
 	for (unsigned i = 0; vm->viommu && i < vfio_set_count(vm->vfio); i++)
-		cfg.iommu_rids[cfg.nr_iommu_rids++] = vfio_set_rid(vm->vfio, i);
+		cfg.requesters[cfg.nr_requesters++] =
+			(struct fdt_requester){vfio_set_rid(vm->vfio, i), -1};
 	len = fdt_build(&cfg, to, FDT_MAX_LEN);
 	if (len < 0) {
 		msg_error("the device tree cannot be built: %s", strerror(-len));

@@ -421,6 +421,79 @@ static void a_malformed_pci_address_is_refused(void **state)
 	}
 }
 
+static void simulated_devices_are_described(void **state)
+{
+	const struct vm_config *vm = &call.req.vm;
+
+	(void)state;
+	parse("run -k K --sim nvme,disk=a/b --sim nvme,disk=c,ro,dart=t6000,darts=2,"
+	      "quirk=locked-ttbr,sync=full,exposure=relaxed --sim edu,hostile,dart=t8110 "
+	      "--sim edu,owner=guest,quirk=slow-invalidate");
+	assert_int_equal(call.req.command, CLI_RUN);
+	assert_int_equal(vm->nr_sim, 4);
+	assert_int_equal(vm->sim[0].kind, SIM_NVME);
+	assert_string_equal(vm->sim[0].disk.path, "a/b");
+	assert_false(vm->sim[0].disk.readonly);
+	assert_int_equal(vm->sim[0].dart, SIM_DART_T8103);
+	assert_int_equal(vm->sim[0].darts, 1);
+	assert_int_equal(vm->sim[0].quirk, SIM_DART_SOUND);
+	assert_false(vm->sim[0].guest_owned);
+	assert_false(vm->sim[0].sync_set);
+	assert_false(vm->sim[0].relaxed);
+	assert_string_equal(vm->sim[1].disk.path, "c");
+	assert_true(vm->sim[1].disk.readonly);
+	assert_int_equal(vm->sim[1].dart, SIM_DART_T6000);
+	assert_int_equal(vm->sim[1].darts, 2);
+	assert_int_equal(vm->sim[1].quirk, SIM_DART_LOCKED_TTBR);
+	assert_true(vm->sim[1].sync_set);
+	assert_int_equal(vm->sim[1].sync, SYNC_FULL);
+	assert_true(vm->sim[1].relaxed);
+	assert_int_equal(vm->sim[2].kind, SIM_EDU);
+	assert_true(vm->sim[2].hostile);
+	assert_int_equal(vm->sim[2].dart, SIM_DART_T8110);
+	assert_false(vm->sim[3].hostile);
+	assert_true(vm->sim[3].guest_owned);
+	assert_int_equal(vm->sim[3].quirk, SIM_DART_SLOW_INVALIDATE);
+
+	/* What the guest owns needs no virtio-iommu. */
+	parse("run -k K --iommu off --sim edu,owner=guest");
+	assert_int_equal(call.req.command, CLI_RUN);
+}
+
+static void a_bad_simulated_device_is_refused(void **state)
+{
+	static const struct row rows[] = {
+		{"--sim floppy", "--sim floppy: no such simulated device; give nvme or edu"},
+		{"--sim nvme", "--sim nvme: no disk given; give disk=FILE"},
+		{"--sim nvme,disk=", "give the file that is its disk"},
+		{"--sim nvme,disk", "give the file that is its disk"},
+		{"--sim nvme,disk=a,hostile", "--sim nvme: 'hostile' is a key of --sim edu"},
+		{"--sim edu,disk=a", "--sim edu: 'disk' is a key of --sim nvme"},
+		{"--sim edu,ro", "'ro' is a key of --sim nvme"},
+		{"--sim nvme,disk=a,ro=1", "'ro' takes no value"},
+		{"--sim edu,hostile=yes", "'hostile' takes no value"},
+		{"--sim edu,colour=red",
+		 "--sim edu: unknown key 'colour'; known keys: hostile, dart, darts, owner"},
+		{"--sim nvme,disk=a,colour", "unknown key 'colour'; known keys: disk, ro, dart"},
+		{"--sim edu,dart=m1", "dart=m1: give dart=t8103, dart=t6000 or dart=t8110"},
+		{"--sim edu,dart", "dart=: give dart=t8103"},
+		{"--sim nvme,disk=a,darts=3", "darts=3: give darts=1 or darts=2"},
+		{"--sim edu,darts=2", "--sim edu: darts=2: it masters through one DART only"},
+		{"--sim nvme,disk=a,darts=2,owner=guest", "owner=guest with darts=2"},
+		{"--sim edu,owner=me", "owner=me: give owner=host or owner=guest"},
+		{"--sim edu,quirk=slow", "quirk=slow: give quirk=locked-ttbr"},
+		{"--sim edu,sync=fast", "sync=fast: give sync=full, sync=rings or sync=none"},
+		{"--sim edu,exposure=no", "give exposure=strict or exposure=relaxed"},
+		{"--sim edu,owner=guest,sync=full", "sync is about mediation"},
+		{"--sim edu,exposure=strict,owner=guest", "exposure is about mediation"},
+		{"--iommu off --sim edu", "--sim devices are behind the virtio-iommu"},
+		{"--sim edu --sim edu --sim edu --sim edu --sim edu", "give at most 4"},
+	};
+
+	(void)state;
+	refuses_all(rows, ARRAY_SIZE(rows), "run -k K ");
+}
+
 static void a_bad_vfio_key_is_refused(void **state)
 {
 	static const struct row rows[] = {
@@ -572,8 +645,8 @@ static void help_for_run_names_every_option(void **state)
 	static const char *const words[] = {
 		"-k, --kernel", "-i, --initrd", "--initramfs", "-p, --params", "--append",
 		"--cmdline",	"-m, --mem",	"--memory",    "-c, --cpus",   "--disk",
-		"--vfio",	"--iommu",	"--dump-dtb",  "--stats",      "--help",
-		"sync=",	"exposure=",	"Ctrl-A x",
+		"--vfio",	"--sim",	"--iommu",     "--dump-dtb",   "--stats",
+		"--help",	"sync=",	"exposure=",   "Ctrl-A x",
 	};
 
 	(void)state;
@@ -603,6 +676,8 @@ int main(void)
 		TEST(an_option_given_twice_is_refused),
 		TEST(a_bad_disk_is_refused),
 		TEST(a_malformed_pci_address_is_refused),
+		TEST(simulated_devices_are_described),
+		TEST(a_bad_simulated_device_is_refused),
 		TEST(a_bad_vfio_key_is_refused),
 		TEST(a_device_given_twice_is_refused),
 		TEST(a_command_line_longer_than_linux_takes_is_refused),

@@ -39,8 +39,8 @@ static int setup(void **state)
 		.nr_virtio = 4,
 		.viommu_slot = 2,
 		.pci = true,
-		.nr_iommu_rids = 5,
-		.iommu_rids = {0x10, 0x8, 0x11, 0x12, 0x9},
+		.nr_requesters = 5,
+		.requesters = {{0x10, -1}, {0x8, -1}, {0x11, -1}, {0x12, -1}, {0x9, -1}},
 	};
 	*state = b;
 	return 0;
@@ -322,15 +322,47 @@ static void iommu_map_holds_the_given_requesters_in_runs(void **state)
 	iommu = phandle(b->fdt, "/iommu@3020000");
 	HAS_CELLS(b->fdt, pcie, "iommu-map", 0x8, iommu, 0x8, 2, 0x10, iommu, 0x10, 3);
 
-	b->cfg.nr_iommu_rids = 1;
+	b->cfg.nr_requesters = 1;
 	build(b);
 	HAS_CELLS(b->fdt, pcie, "iommu-map", 0x10, iommu, 0x10, 1);
 
-	b->cfg.nr_iommu_rids = 256;
+	b->cfg.nr_requesters = 256;
 	for (unsigned i = 0; i < 256; i++)
-		b->cfg.iommu_rids[i] = (uint16_t)(2 * i); /* the most runs there can be */
+		b->cfg.requesters[i] = (struct fdt_requester){(uint16_t)(2 * i),
+							      -1}; /* the most runs there can be */
 	build(b);
 	assert_true(has_prop(b->fdt, pcie, "iommu-map"));
+}
+
+static void a_dart_of_the_guests_has_a_node_and_its_requester(void **state)
+{
+	struct built *b = *state;
+	uint32_t viommu, dart;
+
+	b->cfg.nr_darts = 2;
+	b->cfg.darts[0] = (struct fdt_dart){"apple,t8103-dart", 1};
+	b->cfg.darts[1] = (struct fdt_dart){"apple,t8110-dart", 5};
+	b->cfg.nr_requesters = 4;
+	b->cfg.requesters[1] = (struct fdt_requester){0x18, 1};
+	b->cfg.requesters[2] = (struct fdt_requester){0x20, -1};
+	b->cfg.requesters[3] = (struct fdt_requester){0x19, -1};
+	build(b);
+	has_str(b->fdt, "/iommu@4000000", "compatible", "apple,t8103-dart");
+	has_str(b->fdt, "/iommu@4010000", "compatible", "apple,t8110-dart");
+	HAS_CELLS(b->fdt, "/iommu@4010000", "reg", 0, LAYOUT_DART_BASE + LAYOUT_DART_STRIDE, 0,
+		  LAYOUT_DART_LEN);
+	HAS_CELLS(b->fdt, "/iommu@4010000", "interrupts", 0, LAYOUT_SPI_DART + 1, 4);
+	HAS_CELLS(b->fdt, "/iommu@4010000", "#iommu-cells", 1);
+	viommu = phandle(b->fdt, "/iommu@3020000");
+	dart = phandle(b->fdt, "/iommu@4010000");
+	assert_int_not_equal(dart, phandle(b->fdt, "/iommu@4000000"));
+	HAS_CELLS(b->fdt, pcie, "iommu-map", 0x10, viommu, 0x10, 1, 0x18, dart, 5, 1, 0x19, viommu,
+		  0x19, 1, 0x20, viommu, 0x20, 1);
+
+	/* Without a virtio-iommu only those behind a DART are translated. */
+	b->cfg.viommu_slot = -1;
+	build(b);
+	HAS_CELLS(b->fdt, pcie, "iommu-map", 0x18, phandle(b->fdt, "/iommu@4010000"), 5, 1);
 }
 
 static void without_an_iommu_nothing_is_translated(void **state)
@@ -343,7 +375,7 @@ static void without_an_iommu_nothing_is_translated(void **state)
 	assert_true(fdt_path_offset(b->fdt, "/virtio@3020000") > 0);
 
 	b->cfg.viommu_slot = 2;
-	b->cfg.nr_iommu_rids = 0;
+	b->cfg.nr_requesters = 0;
 	build(b);
 	assert_false(has_prop(b->fdt, pcie, "iommu-map"));
 }
@@ -378,6 +410,7 @@ int main(void)
 		TEST(the_pci_host_has_both_windows),
 		TEST(intx_of_every_pin_reaches_the_line_of_the_swizzle),
 		TEST(iommu_map_holds_the_given_requesters_in_runs),
+		TEST(a_dart_of_the_guests_has_a_node_and_its_requester),
 		TEST(without_an_iommu_nothing_is_translated),
 		TEST(a_tree_that_does_not_fit_is_refused),
 	};
