@@ -8,6 +8,7 @@
 #
 #   lab/apt/SUITE/          apt's configuration, state, index and archives for one Debian suite
 #   lab/root/SUITE/NAME     symlink to the unpacked package NAME (a metapackage: what it stands for)
+#                           or NAME:ARCH
 #   lab/sets/KEY/           tree.sqfs: a set of packages with all they depend on
 #
 # What is there is never fetched again, so a second run needs no network. A shared directory is
@@ -63,15 +64,21 @@ debs_mirror() {
 	echo "$uri"
 }
 
-# Write apt's configuration for a suite. The machine's own (proxies, time-outs) is read first.
+# This machine's architecture.
+debs_arch() { dpkg --print-architecture; }
+
+# Write apt's configuration for a suite. The machine's own (proxies, time-outs) is read first. Of the
+# suite whose kernel modules are built for, the build tools are fetched too: as NAME:ARCH of this machine.
 debs_configure() {
 	local suite=$1 dir=$LAB/apt/$1 keyring=/usr/share/keyrings/debian-archive-keyring.gpg mirror
+	local arches=arm64
 	[[ -e $keyring ]] || fail "$keyring is missing: apt-get install debian-archive-keyring"
 	mirror=$(debs_mirror) || exit
+	[[ $suite != *-backports || $(debs_arch) == arm64 ]] || arches+=,$(debs_arch)
 	mkdir -p "$dir"/{state/lists/partial,cache/archives/partial,log}
 	: >"$dir/status"
 	cat >"$dir/sources.list" <<-END
-		deb [arch=arm64 target=Packages signed-by=$keyring] $mirror $suite main
+		deb [arch=$arches target=Packages signed-by=$keyring] $mirror $suite main
 	END
 	cat >"$dir/apt.conf" <<-END
 		Dir::State "$dir/state";
@@ -88,7 +95,7 @@ debs_configure() {
 		#clear APT::Update;
 		#clear DPkg;
 		APT::Architecture "arm64";
-		APT::Architectures { "arm64"; };
+		APT::Architectures { "${arches//,/\"; \"}"; };
 		APT::Sandbox::User "";
 		APT::Install-Recommends "false";
 		APT::Install-Suggests "false";
@@ -130,6 +137,14 @@ unpack_deb() {
 	dpkg-deb --fsys-tarfile "$1" | tar -x --keep-directory-symlink --no-same-owner -C "$2"
 }
 
+# debs_download SUITE NAME DIR: fetch the package into DIR. Lock held.
+debs_download() {
+	local suite=$1 name=$2 dir=$3
+	say "fetching $name"
+	(cd "$dir" && debs_apt "$suite" apt-get download "$name") >"$dir/log" 2>&1 ||
+		fail "cannot fetch $name from $suite: $(grep -m 1 '^E:' "$dir/log"); see $dir/log"
+}
+
 # Lock held.
 debs_unpack_locked() {
 	local suite=$1 name real deb tmp dest
@@ -140,10 +155,7 @@ debs_unpack_locked() {
 		debs_index "$suite"
 		real=$(debs_resolve "$suite" "$name")
 		tmp=$(mktemp -d "$LAB/tmp.XXXXXX")
-		say "fetching $real"
-		if ! (cd "$tmp" && debs_apt "$suite" apt-get download "$real") >"$tmp/log" 2>&1; then
-			fail "cannot fetch $name from $suite: $(grep -m 1 '^E:' "$tmp/log"); see $tmp/log"
-		fi
+		debs_download "$suite" "$real" "$tmp"
 		deb=$(echo "$tmp"/*.deb)
 		dest=$LAB/root/$suite/$(basename "$deb" .deb)
 		if [[ ! -d $dest ]]; then
