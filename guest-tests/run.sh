@@ -49,8 +49,8 @@ read_config() {
 		[[ $line =~ ^([a-z]+)\ =\ (.*)$ ]] || die "scenarios.cfg: cannot read '$line'"
 		key=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
 		case $key in
-		device | disk | generation | host | payload | script | kernel | modules | run | \
-			params | before | status | time | faults | says | claims | after) ;;
+		device | disk | generation | host | payload | script | kernel | modules | put | \
+			run | params | before | status | time | faults | says | claims | after) ;;
 		*) die "scenarios.cfg: [$section] has an unknown key '$key'" ;;
 		esac
 		cfg[$section.$key]=${cfg[$section.$key]+${cfg[$section.$key]}$'\n'}$value
@@ -149,7 +149,7 @@ lab_only() {
 
 # guest_files NAME: build what the scenario's guest needs; sets kernel and initrd
 guest_files() {
-	local name=$1 package modules script
+	local name=$1 package modules script file extra=()
 	kernel='' initrd=''
 	if [[ $(get "$name" payload) ]]; then
 		kernel=$build/bare/$(get "$name" payload).img
@@ -159,10 +159,14 @@ guest_files() {
 	script=$(get "$name" script)
 	modules=$(get "$name" modules)
 	kernel=$("$lab" kernel "$package") || return
-	initrd=$out/$script-$package-${modules//,/-}.initrd
+	for file in $(get "$name" put); do
+		extra+=(--put "$build/$file:/test/$(basename "$file")")
+	done
+	file=$script-$package-$modules-$(get "$name" put)
+	initrd=$out/${file//[,\/ ]/-}.initrd
 	"$lab" initrd --kernel "$package" --modules "$modules" --script "$here/linux/$script.sh" \
 		--put "$here/linux/lib.sh:/test/lib.sh" --put "$build/linux/blkcheck:/usr/bin/blkcheck" \
-		-o "$initrd"
+		"${extra[@]}" -o "$initrd"
 }
 
 # plan HOST NAME...: the script that the host runs; sets puts

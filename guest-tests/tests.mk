@@ -48,11 +48,17 @@ $(B)/linux/blkcheck-native: guest-tests/linux/blkcheck.c $(B)/.deps
 	$(call say,CC,$@)
 	$(Q)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -o $@ $< -lpthread
 
+# Linux's own DART driver, as a module. The script knows whether there is anything to do.
+apple-dart: $(B)/.deps
+	$(Q)guest-tests/linux/apple-dart/build
+
+.PHONY: apple-dart
+
 # ---- targets ----------------------------------------------------------------------------------------
 
 GUEST_DEPS := $(B)/arm64/granule bare $(addprefix $(B)/linux/,blkcheck blkcheck-native hangup)
 
-guest-check: $(GUEST_DEPS) ## every guest scenario, in the lab
+guest-check: $(GUEST_DEPS) apple-dart ## every guest scenario, in the lab
 	$(Q)guest-tests/run.sh
 
 run: $(GUEST_DEPS) ## the main job: a 4 KiB guest with an NVMe disk on a 16 KiB host
@@ -61,11 +67,11 @@ run: $(GUEST_DEPS) ## the main job: a 4 KiB guest with an NVMe disk on a 16 KiB 
 shell: $(GUEST_DEPS) ## the same guest, to look around in
 	$(Q)guest-tests/run-demo shell
 
-test: $(GUEST_DEPS) $(native_TESTS) $(asan_TESTS) $(tsan_TESTS) $(FUZZERS) ## every test
+test: $(GUEST_DEPS) apple-dart $(native_TESTS) $(asan_TESTS) $(tsan_TESTS) $(FUZZERS) ## every test
 	$(Q)guest-tests/test.sh
 
 clean: clean-guests
 clean-guests:
-	$(Q)rm -rf $(addprefix $(B)/,bare bare-qemu linux scenarios demo)
+	$(Q)rm -rf $(addprefix $(B)/,bare bare-qemu linux apple-dart scenarios demo)
 
 .PHONY: guest-check run shell test clean-guests
