@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "iommu/mediator.h"
+#include "vmm/sim_mem.h"
 #include "vmm/sim_port.h"
 
 enum sim_dart_kind {
@@ -31,14 +32,11 @@ enum sim_dart_quirk {
 #define SIM_DART_MMIO_LEN UINT64_C(0x4000) /* bytes of registers */
 
 /*
- * The physical memory of simulated DARTs that our driver owns: host pages (guest RAM, bounce pages)
- * get an address when the driver first asks for one, tables when they are made. Shared by all of a
- * VM's, so that they can share tables.
+ * What the firmware of a locked DART of ours mapped for stream cfg.sid: memory of the machine's
+ * own, as a boot framebuffer is. The 32 MiB around it are no part of the aperture.
  */
-struct sim_mem;
-
-int sim_mem_create(struct sim_mem **out);  /* Return: 0; -ENOMEM */
-void sim_mem_destroy(struct sim_mem *mem); /* after the DARTs and the mediator; NULL is fine */
+#define SIM_DART_FIRMWARE_IOVA UINT64_C(0xf0000000)
+#define SIM_DART_FIRMWARE_LEN  UINT64_C(0x10000) /* bytes */
 
 struct sim_dart_cfg {
 	enum sim_dart_kind kind;
@@ -47,7 +45,7 @@ struct sim_dart_cfg {
 	uint32_t sid; /* the stream that masters; of a locked one, the one that firmware let in */
 
 	/* The driver's: */
-	struct sim_mem *mem; /* NULL: the guest's */
+	struct sim_mem *mem; /* shared by all of a VM's; outlives it. NULL: the guest's */
 
 	/* The guest's: */
 	const struct gmem *gmem;
