@@ -173,7 +173,7 @@ guest_files() {
 plan() {
 	local host=$1 name line args params
 	shift
-	puts=("$here/host.sh")
+	puts=("$here/host.sh" "$build/linux/blkcheck")
 	echo "in_lab=${in_lab}"
 	echo "work=\$PWD; . \"\$work/host.sh\""
 	for name; do
