@@ -23,12 +23,23 @@
  */
 struct shape {
 	uint8_t *hva; /* of map.start; NULL: nothing is backed (no rights, or the doorbell) */
-	bool direct;  /* the body is guest memory itself */
+	bool direct;  /* the body is guest memory itself, and the parts may be */
 	unsigned nr_parts;
 	uint64_t part[2]; /* indexes of partly covered frames */
 	uint64_t body;	  /* index of the first whole frame */
 	uint64_t nr_body;
 };
+
+/*
+ * Memory in which devices and CPU tell each other what else they have written: it must not be seen
+ * before that, which may be in bounce pages. So it is bounced itself, and what is in it becomes
+ * visible at sync points only, after what it announces. Large mappings are no rings.
+ */
+static bool is_ring(const struct domain *dom, const struct mapping *map)
+{
+	return (map->flags & MAP_READ) && (map->flags & MAP_WRITE) &&
+	       map->last - map->start < dom->env->ring_limit;
+}
 
 /* Written where it is wanted: a copy of it costs more than all the rest. */
 static void find_shape(const struct domain *dom, const struct mapping *map, struct shape *shape)
@@ -44,7 +55,7 @@ static void find_shape(const struct domain *dom, const struct mapping *map, stru
 		shape->hva = gmem_ptr(dom->env->gmem, map->gpa, map->last - map->start + 1);
 	if (!shape->hva)
 		return;
-	shape->direct = IS_ALIGNED(map->start ^ map->gpa, h);
+	shape->direct = IS_ALIGNED(map->start ^ map->gpa, h) && !is_ring(dom, map);
 	if (first == last && !(head_whole && tail_whole)) {
 		shape->part[shape->nr_parts++] = first;
 		return;
@@ -563,6 +574,9 @@ static void move_to_direct_if_possible(struct domain *dom, struct frame *frame)
 	if (!dom->env->promote || !dom->set.can_replace || frame->live != dom->frames.nr_slots ||
 	    frame->run != 1 || frame->moving || !find_window(dom, frame, &win))
 		return;
+	/* Some of it may be a ring: slots do not say how large their mapping is. */
+	if (dom->env->ring_limit && win.prot == PROT_DEV_BOTH)
+		return;
 	/* Its way back is paid for before it leaves. */
 	if (pool_reserve(dom->env->pool))
 		return;
@@ -821,11 +835,13 @@ err_page:
 }
 
 /* A window takes more slots. False: they do not fit it. */
-static bool grow_window(struct domain *dom, struct frame *frame, const struct cover *cover,
-			const struct mapping *map, int *ret)
+static bool grow_window(struct domain *dom, struct frame *frame, const struct shape *shape,
+			const struct cover *cover, const struct mapping *map, int *ret)
 {
 	struct window win;
 
+	if (!shape->direct)
+		return false;
 	set_slots(dom, frame, cover, map);
 	/* A whole frame needs no bounds, a part of one does. */
 	if (!frame->prot || !find_window(dom, frame, &win) ||
@@ -896,7 +912,7 @@ static int map_part(struct domain *dom, const struct shape *shape, const struct 
 		dom->env->stats->bounce_live++;
 		break;
 	case FRAME_WINDOW:
-		if (grow_window(dom, frame, &cover, map, &ret))
+		if (grow_window(dom, frame, shape, &cover, map, &ret))
 			return ret;
 		ret = make_bounce(dom, frame);
 		break;

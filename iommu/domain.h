@@ -36,6 +36,7 @@ struct domain_env {
 	uint64_t (*now_ns)(void);
 	uint64_t salt;		/* of frame tables */
 	bool promote;		/* bounce frames that could be direct become it */
+	uint64_t ring_limit;	/* read-write mappings of up to so many bytes are always bounced */
 	struct domain *domains; /* all with a number */
 	struct shadow *lost;	/* that devices may still walk: kept to the end */
 };

@@ -383,8 +383,12 @@ static int seal(struct mediator *m)
 		if (ret)
 			return ret;
 	}
-	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next)
+	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
 		find_resv(m, ep);
+		/* Where a frame is one slot nothing is ever bounced. */
+		if (ep->cfg.sync == SYNC_FULL && m->env.frame_size > m->env.granule)
+			m->env.ring_limit = m->cfg.ring_limit;
+	}
 	m->env.park_limit = m->cfg.park_limit / (2 * page);
 	m->env.granule_lg2 = (unsigned)__builtin_ctzll(m->env.granule);
 	m->env.frame_lg2 = (unsigned)__builtin_ctzll(m->env.frame_size);

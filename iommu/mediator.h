@@ -83,6 +83,13 @@ struct mediator_cfg {
 	/* A bounce frame whose last hole fills becomes direct, where instances can replace a page.
 	 */
 	bool promote;
+	/*
+	 * For endpoints with SYNC_FULL: read-write mappings of up to so many bytes are bounced even
+	 * where they could be direct, so that no ring entry is seen before the bounced payload it
+	 * announces. Counts if any endpoint is SYNC_FULL and frames have more than one slot. 0:
+	 * none, and only who waits for a sync point before every look at a ring is served.
+	 */
+	uint64_t ring_limit;
 	uint64_t salt; /* a number that the guest does not know, or it can choose IOVAs whose frames
 			  take long to find; 0 makes runs repeatable */
 	struct iova_range

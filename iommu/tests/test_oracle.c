@@ -481,6 +481,7 @@ static void run(uint64_t seed, unsigned long ops)
 		.max_domains = NR_DOMAINS,
 		.max_mappings = 1000,
 		.doorbell = {1, 0},
+		.ring_limit = seed % 3 * 2 * H,
 	};
 
 	w->rng = seed * 2654435761u + 1;

@@ -142,7 +142,8 @@ struct world {
 	bool bypass;
 	bool tight, parks, lazy, capped, dies; /* of the configuration */
 	uint64_t pool_limit, park_limit, quarantine_limit;
-	bool undone; /* a MAP was, and something may be in quarantine for it */
+	uint64_t ring_limit; /* what is read and written is bounced, up to so many bytes */
+	bool undone;	     /* a MAP was, and something may be in quarantine for it */
 	bool any_dead;
 
 	/* The request under way. */
@@ -394,6 +395,8 @@ static bool is_direct(const struct world *w, const struct omap *map, int slot)
 {
 	uint64_t start = w->base + (unsigned)slot / w->per_frame * w->h;
 
+	if ((map->flags & 3) == 3 && map->last - map->start + 1 <= w->ring_limit)
+		return false;
 	return (map->flags & 3) && map->start <= start && map->last >= start + w->h - 1 &&
 	       IS_ALIGNED(map->start ^ map->gpa, w->h);
 }
@@ -1825,6 +1828,7 @@ static void create(struct world *w, uint8_t *ram, uint64_t seed)
 	cfg.guest_granule = rnd(w, 12) ? 0x1000 : H;
 	cfg.pool_limit = (w->tight ? 2 + rnd(w, 24) : 256) * 2 * H;
 	cfg.promote = rnd(w, 2);
+	cfg.ring_limit = rnd(w, 3) ? 0 : (1 + rnd(w, 8)) * H;
 	large = rnd(w, 3);
 	cfg.park_limit = large == 0 ? 0 : (large == 1 ? 1 + rnd(w, 8) : 128) * 2 * H;
 	large = rnd(w, 3);
@@ -1860,6 +1864,10 @@ static void create(struct world *w, uint8_t *ram, uint64_t seed)
 			      relaxed && rnd(w, 4));
 	w->h = mediator_frame_size(w->m);
 	w->per_frame = (unsigned)(w->h / w->g);
+	for (unsigned e = 0; e < w->nr_eps; e++) {
+		if (w->ep[e].mode == SYNC_FULL && w->h > w->g)
+			w->ring_limit = cfg.ring_limit;
+	}
 	set_quirks(w);
 }
 

@@ -660,6 +660,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	cfg.park_limit = how & 1 ? POOL_LIMIT / 8 : 0;
 	cfg.quarantine_frames = how & 2 ? 4 : 0;
 	cfg.promote = how & 4;
+	cfg.ring_limit = how & 8 ? 4 * PAGE * 4 : 0;
 	memset(&b, 0, sizeof(b));
 	b.ram = guest_ram;
 	memcpy(b.ram, pattern, RAM_LEN);
