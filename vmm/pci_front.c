@@ -975,6 +975,7 @@ static void config_write(struct pci_func *pci, unsigned off, unsigned len, uint3
 		sync_for_device(front);
 		(void)front->dev->ops->write(front->dev, VFIO_PCI_CONFIG_REGION_INDEX, off, bytes,
 					     len);
+		sync_for_cpu(front);
 		return;
 	}
 	/* The event loop reads the MSI registers. */
@@ -991,6 +992,10 @@ static void config_write(struct pci_func *pci, unsigned off, unsigned len, uint3
 			(void)front->dev->ops->write(front->dev, VFIO_PCI_CONFIG_REGION_INDEX,
 						     off + i, &bytes[i], 1);
 	written(front, off, len, val);
+	/* A config write has an answer, which pushes the device's writes ahead of it as a read's
+	 * does. If this one stopped it (bus mastering off, a reset) they are the last: a lazy guest
+	 * may use the memory for something else now. */
+	sync_for_cpu(front);
 }
 
 /* ---- life ----------------------------------------------------------------------------------- */

@@ -543,7 +543,7 @@ static void registers_of_no_capability_are_the_devices(void **state)
 	assert_int_equal(crd(0x4c, 4), 0xeeeeeeee);
 	ASSERT_LOG(REG_READ, SYNC_CPU);
 	cwr(0xf2, 2, 0x1234);
-	ASSERT_LOG(SYNC_DEV, CONFIG_WRITE);
+	ASSERT_LOG(SYNC_DEV, CONFIG_WRITE, SYNC_CPU);
 	assert_int_equal(get_le16(d.config + 0xf2), 0x1234);
 	/* a dword that is half a hidden capability's, half the device's */
 	cwr(0xe4, 4, 0x55667788);
@@ -748,6 +748,17 @@ static void a_write_is_preceded_by_sync_and_a_read_followed(void **state)
 	assert_int_equal(nr_slots(), 0);
 }
 
+static void a_device_that_is_stopped_has_nothing_left_to_bring(void **state)
+{
+	(void)state;
+	enable();
+	nr_log = 0;
+	cwr(0x48, 4, 1); /* a register of its own */
+	ASSERT_LOG(SYNC_DEV, CONFIG_WRITE, SYNC_CPU);
+	cwr(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+	ASSERT_LOG(CONFIG_WRITE, SYNC_CPU);
+}
+
 static void the_msix_table_does_not_swallow_its_neighbours(void **state)
 {
 	(void)state;
@@ -838,7 +849,7 @@ static void msix_fires_after_sync_with_what_the_guest_programmed(void **state)
 	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE);
 	assert_int_equal(d.irq_index, VFIO_PCI_MSIX_IRQ_INDEX);
 	assert_int_equal(d.nr_irqs, NR_MSIX);
-	ASSERT_LOG(IRQS_OFF, IRQS_ON); /* INTx was on */
+	ASSERT_LOG(IRQS_OFF, IRQS_ON, SYNC_CPU); /* INTx was on */
 	pci_front_fire(func, 2);
 	ASSERT_LOG(SYNC_CPU);
 	assert_int_equal(m.nr_msi, 1);
@@ -1026,7 +1037,7 @@ static void a_function_level_reset_resets_device_and_registers(void **state)
 	pci_front_fire(func, 0);
 	nr_log = 0;
 	cwr(CAP_EXP + PCI_EXP_DEVCTL, 2, 0x2810 | PCI_EXP_DEVCTL_BCR_FLR);
-	ASSERT_LOG(IRQS_OFF, RESET, CONFIG_WRITE, IRQS_ON);
+	ASSERT_LOG(IRQS_OFF, RESET, CONFIG_WRITE, IRQS_ON, SYNC_CPU);
 	assert_int_equal(crd(PCI_COMMAND, 2), 0);
 	assert_int_equal(bar0(), 0);
 	assert_int_equal(crd(0x10, 4), PCI_BASE_ADDRESS_MEM_TYPE_64);
@@ -1137,6 +1148,7 @@ int main(void)
 		TRAPPED(two_bars_in_one_place_do_no_harm),
 		TRAPPED(accesses_are_made_at_the_guests_size),
 		TRAPPED(a_write_is_preceded_by_sync_and_a_read_followed),
+		TRAPPED(a_device_that_is_stopped_has_nothing_left_to_bring),
 		TRAPPED(the_msix_table_does_not_swallow_its_neighbours),
 		MAPPED(pages_without_msix_are_mapped_when_nothing_needs_sync),
 		ALONE(a_large_bar_is_mapped_around_its_msix_pages),
