@@ -1046,6 +1046,18 @@ void mediator_fault(struct mediator *m, const struct instance *inst, uint32_t si
 	}
 }
 
+const char *mediator_needs_strict(struct mediator *m)
+{
+	const struct endpoint *ep;
+
+	pthread_mutex_lock(&m->lock);
+	ep = m->env.frame_size > m->env.granule ? m->endpoints : NULL;
+	while (ep && ep->cfg.sync == SYNC_FULL)
+		ep = ep->next;
+	pthread_mutex_unlock(&m->lock);
+	return ep ? ep->cfg.name : NULL;
+}
+
 bool endpoint_needs_sync(const struct endpoint *ep)
 {
 	return ep->cfg.sync != SYNC_NONE;

@@ -230,6 +230,16 @@ int mediator_set_bypass(struct mediator *m, bool bypass);
 /* mediator_reset - device reset: every endpoint leaves its domain, every domain dies */
 void mediator_reset(struct mediator *m);
 
+/**
+ * mediator_needs_strict - must the guest be kept from putting UNMAPs off?
+ *
+ * So it must if something may be bounced for an endpoint that is not SYNC_FULL: what its device
+ * wrote reaches the guest at UNMAP, and must do so before the guest looks at it, or uses the memory
+ * for something else. All endpoints have been added.
+ * Return: the name of such an endpoint; NULL: there is none.
+ */
+const char *mediator_needs_strict(struct mediator *m);
+
 /* endpoint_needs_sync - true if accesses to its registers must be trapped: its sync mode is not
  * NONE */
 bool endpoint_needs_sync(const struct endpoint *ep);

@@ -26,9 +26,6 @@
 #define MEMORY_DEFAULT (1024 * MIB)
 #define VCPUS_DEFAULT  2 /* or as many as the host has, if fewer */
 
-/* Linux arch/arm64/include/uapi/asm/setup.h: COMMAND_LINE_SIZE, with the NUL. */
-#define CMDLINE_MAX 2048
-
 /* At most 80 columns, so that it reads well anywhere. */
 static const char help_main[] =
 	"granule - run 4 KiB-page Linux guests, with passed-through devices, on hosts\n"

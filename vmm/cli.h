@@ -19,6 +19,9 @@ enum exit_status {
 	/* 128 + n: ended by signal n */
 };
 
+/* Linux arch/arm64/include/uapi/asm/setup.h: COMMAND_LINE_SIZE, with the NUL. */
+#define CMDLINE_MAX 2048
+
 #define CONFIG_MAX_DISKS 8
 #define CONFIG_MAX_VFIO	 8
 #define CONFIG_MAX_SIM	 4

@@ -17,6 +17,7 @@
 #include "iommu/vfio.h"
 #include "vmm/bdf.h"
 #include "vmm/msg.h"
+#include "vmm/strict.h"
 #include "vmm/vfio_dev.h"
 
 #define ERROR_LEN 1024
@@ -228,21 +229,7 @@ uint16_t vfio_set_rid(const struct vfio_set *set, unsigned i)
 /* ---- DMA
  * ----------------------------------------------------------------------------------------- */
 
-/* Classes whose Linux drivers look at a buffer only after they unmapped it: design.md, "Bounce
- * coherence". */
-static enum sync_mode default_sync(uint32_t class)
-{
-	switch (class) {
-	case 0x010802: /* NVMe */
-	case 0x010601: /* AHCI */
-	case 0x0c0330: /* xHCI */
-		return SYNC_RINGS;
-	default:
-		return SYNC_FULL;
-	}
-}
-
-int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m)
+int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m, bool lazy)
 {
 	for (unsigned i = 0; i < set->nr_members; i++) {
 		struct member *member = &set->members[i];
@@ -254,7 +241,7 @@ int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m)
 			.streams = &stream,
 			.nr_streams = 1,
 			.sync = member->cfg.sync_set ? member->cfg.sync
-						     : default_sync(member->class),
+						     : sync_default(member->class, lazy),
 			.relaxed = member->cfg.relaxed,
 		};
 		int ret = mediator_add_endpoint(m, &cfg, &member->ep);

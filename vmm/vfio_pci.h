@@ -40,9 +40,10 @@ unsigned vfio_set_slots(const struct vfio_set *set);
 /**
  * vfio_set_add_endpoints - add every function as an endpoint; endpoint id = guest requester id
  * (functions of one host group share a guest slot, so that the guest groups them too)
+ * @lazy: the guest may put UNMAPs off, see sync_default()
  * Return: 0; -errno after a line on stderr.
  */
-int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m);
+int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m, bool lazy);
 
 /* vfio_set_map_ram - without a mediator (--iommu off): all guest RAM 1:1 into every container.
  * Return: 0; -errno after a line on stderr (a reserved region in the way, memlock, ...). */

@@ -42,6 +42,7 @@
 #include "vmm/pci.h"
 #include "vmm/rtc.h"
 #include "vmm/stats.h"
+#include "vmm/strict.h"
 #include "vmm/term.h"
 #include "vmm/uart.h"
 #include "vmm/vcpu.h"
@@ -58,6 +59,11 @@
 /* Frames whose page may wait for an invalidation; VFIO invalidates in every unmap and needs none.
  */
 #define QUARANTINE_FRAMES 64
+
+/* Read-write mappings of up to so many bytes are rings if a device needs sync=full. Linux drivers'
+ * rings are smaller; what a guest's own hypervisor maps for its guests is mostly larger, and would
+ * eat the pool. */
+#define RING_LIMIT (1ull << 20)
 
 /* Faults a second that reach the guest; Linux prints each. */
 #define FAULT_RATE 1000
@@ -97,6 +103,7 @@ struct vm {
 	int disk_fds[CONFIG_MAX_DISKS]; /* -1: not open, or the device's by now */
 	uint64_t disk_sizes[CONFIG_MAX_DISKS];
 	struct boot_plan plan;
+	char *cmdline; /* as the guest gets it; NULL: cfg's */
 
 	struct evloop *loop;
 	struct bus *bus;
@@ -322,7 +329,7 @@ static int build_fdt(struct vm *vm)
 {
 	void *to = gmem_ptr(memory_gmem(vm->memory), vm->plan.fdt, FDT_MAX_LEN);
 	struct fdt_config cfg = {
-		.cmdline = vm->cfg->cmdline,
+		.cmdline = vm->cmdline ? vm->cmdline : vm->cfg->cmdline,
 		.initrd = vm->plan.initrd,
 		.initrd_len = vm->plan.initrd_len,
 		.gmem = memory_gmem(vm->memory),
@@ -514,10 +521,12 @@ static int create_mediator(struct vm *vm)
 		.park_limit = PARK_LIMIT,
 		.quarantine_frames = QUARANTINE_FRAMES,
 		.promote = true,
+		.ring_limit = RING_LIMIT,
 		.fault_rate = FAULT_RATE,
 		.doorbell = {LAYOUT_DOORBELL_BASE, LAYOUT_DOORBELL_BASE + LAYOUT_DOORBELL_LEN - 1},
 		.log = log_line,
 	};
+	bool lazy = strict_of(vm->cfg->cmdline) == STRICT_LAZY;
 	char error[512];
 	int ret = 0;
 
@@ -538,7 +547,10 @@ static int create_mediator(struct vm *vm)
 		msg_error("the IOMMU cannot be set up: %s", strerror(-ret));
 		return ret;
 	}
-	return vfio_set_add_endpoints(vm->vfio, vm->mediator);
+	ret = vfio_set_add_endpoints(vm->vfio, vm->mediator, lazy);
+	return ret ? ret
+		   : strict_cmdline(vm->cfg->cmdline, mediator_needs_strict(vm->mediator),
+				    &vm->cmdline);
 }
 
 /* ---- virtio ---------------------------------------------------------------------------------- */
@@ -828,6 +840,7 @@ static void vm_destroy(struct vm *vm)
 	if (vm->initrd_fd >= 0)
 		close(vm->initrd_fd);
 	kernel_free(&vm->kernel);
+	free(vm->cmdline);
 	free(vm);
 }
 
