@@ -198,14 +198,18 @@ static void a_dart_that_hangs_lets_nothing_through_any_more(void **state)
 	sim_rig_init(&rig, kind_of(state), SIM_DART_HUNG_INVALIDATE, 1, false);
 	assert_int_equal(sim_rig_map(&rig, H, H, RAM + H, RW), 0);
 	assert_int_equal(sim_rig_map(&rig, 2 * H, H, RAM + 2 * H, RW), 0);
+	assert_int_equal(sim_rig_map(&rig, 3 * H, H, RAM + 3 * H, RW), 0);
 	assert_int_equal(sim_rig_unmap(&rig, 2 * H, H), 0);
 	assert_int_equal(rig.port.read(rig.port.ctx, H, &word, 8), 0);
+	assert_int_equal(rig.port.read(rig.port.ctx, 3 * H, &word, 8), 0);
 	sim_dart_hang(rig.darts[0]);
 	/* The page is the guest's again when this returns, whatever the DART remembers. */
 	(void)sim_rig_unmap(&rig, H, H);
 	word = 1;
 	assert_int_equal(rig.port.write(rig.port.ctx, H, &word, 8), -EFAULT);
 	assert_int_equal(*(uint64_t *)gmem_ptr(&rig.gmem, RAM + H, 8), 0);
+	/* What it remembers cannot be told: the stream is blocked. */
+	assert_int_equal(rig.port.read(rig.port.ctx, 3 * H, &word, 8), -EFAULT);
 	sim_rig_fini(&rig);
 }
 
