@@ -2,7 +2,7 @@
 /*
  * sim_edu - a small device for payloads and tests: a DMA engine with a buffer, interrupts on
  * demand, and a hostile mode in which it reads and writes at random IOVAs all the time.
- * Its registers are described in docs/sim.md.
+ * Its registers are described in docs/sim.md; payloads include this file for their names.
  */
 #ifndef VMM_SIM_EDU_H
 #define VMM_SIM_EDU_H
@@ -12,6 +12,56 @@
 
 #include "vmm/pci_dev.h"
 #include "vmm/sim_port.h"
+
+#define SIM_EDU_VENDOR 0x1234
+#define SIM_EDU_DEVICE 0x6564
+#define SIM_EDU_CLASS  0xff0000
+#define SIM_EDU_VECS   4
+
+/* Registers of BAR 0, 32 bits; those of 64 bits (marked) may be accessed whole or in halves. */
+#define SIM_EDU_ID	   0x000
+#define SIM_EDU_ID_VALUE   0x65640001u /* device, version */
+#define SIM_EDU_SCRATCH	   0x004       /* reads as the complement of what was written */
+#define SIM_EDU_STATUS	   0x008
+#define SIM_EDU_BUSY	   1u	 /* a DMA is under way */
+#define SIM_EDU_MASTER	   2u	 /* the bus master bit */
+#define SIM_EDU_HOSTILE	   4u	 /* in hostile mode */
+#define SIM_EDU_IRQ	   0x00c /* causes that are up; bit n goes with vector n */
+#define SIM_EDU_IRQ_RAISE  0x010
+#define SIM_EDU_IRQ_ACK	   0x014
+#define SIM_EDU_DMA_IOVA   0x020 /* 64 bits */
+#define SIM_EDU_DMA_OFFSET 0x028 /* in the buffer, bytes */
+#define SIM_EDU_DMA_LEN	   0x02c /* bytes */
+#define SIM_EDU_DMA_CMD	   0x030
+#define SIM_EDU_RUN	   1u
+#define SIM_EDU_TO_MEMORY  2u /* out of the buffer; else into it */
+#define SIM_EDU_NOTIFY	   4u /* raise a cause at the end: bits 9:8 */
+#define SIM_EDU_CAUSE(n)   ((uint32_t)(n) << 8)
+#define SIM_EDU_DMA_RESULT 0x034
+#define SIM_EDU_DMA_COUNT  0x038 /* bytes that were copied */
+
+#define SIM_EDU_FIRST	0x100 /* 64 bits: where hostile accesses begin, at least */
+#define SIM_EDU_LAST	0x108 /* 64 bits: the last byte they touch, at most */
+#define SIM_EDU_PATTERN 0x110 /* 64 bits: what they write */
+#define SIM_EDU_SECRET	0x118 /* 64 bits: what they look for; 0: nothing */
+#define SIM_EDU_SEEN	0x120 /* 64 bits: words found; counters go to 0 when written to */
+#define SIM_EDU_READS	0x128 /* 64 bits: reads that were carried out */
+#define SIM_EDU_WRITES	0x130 /* 64 bits: writes that were carried out */
+#define SIM_EDU_REFUSED                                                                            \
+	0x138		    /* 64 bits: accesses that were refused, at their first byte or later */
+#define SIM_EDU_PAUSE 0x140 /* 1: no hostile access is under way, or is made, until it is 0 */
+
+#define SIM_EDU_BUFFER	   0x10000
+#define SIM_EDU_BUFFER_LEN 0x10000u
+#define SIM_EDU_BAR_LEN	   0x40000
+
+enum sim_edu_result {
+	SIM_EDU_NONE, /* none ended yet */
+	SIM_EDU_DONE,
+	SIM_EDU_REFUSED_AT, /* DMA_COUNT bytes after DMA_IOVA */
+	SIM_EDU_NO_MASTER,  /* the bus master bit is off, or went off */
+	SIM_EDU_INVALID,    /* DMA_LEN is 0, or the buffer ends before */
+};
 
 struct sim_edu_cfg {
 	const char *name; /* for messages; outlives the device */
