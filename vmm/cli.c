@@ -60,6 +60,9 @@ static const char help_run[] =
 	"                         exposure=strict|relaxed\n"
 	"                             relaxed: where a part of a host page is mapped,\n"
 	"                             the device may see all of it\n"
+	"                         group=NAME\n"
+	"                             devices with one NAME are in one IOMMU group\n"
+	"                             of the guest\n"
 	"  --sim nvme,disk=FILE[,ro][,KEY=VALUE]...\n"
 	"  --sim edu[,hostile][,KEY=VALUE]...\n"
 	"                       simulated device behind simulated DARTs; up to 4 times.\n"
@@ -307,9 +310,19 @@ static bool same_device(const char *a, const char *b)
 	return !strcmp(a, b);
 }
 
+#define GROUP_NAME_MAX 16
+
+static bool is_group_name(const char *text)
+{
+	size_t len = strspn(text, "abcdefghijklmnopqrstuvwxyz"
+				  "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_");
+
+	return len && len <= GROUP_NAME_MAX && !text[len];
+}
+
 static int parse_vfio_key(const char *device, char *key, struct vfio_config *vfio)
 {
-	static const char *const keys[] = {"sync", "exposure"};
+	static const char *const keys[] = {"sync", "exposure", "group"};
 	static const char *const syncs[] = {
 		[SYNC_NONE] = "none", [SYNC_RINGS] = "rings", [SYNC_FULL] = "full"};
 	static const char *const exposures[] = {"strict", "relaxed"};
@@ -339,8 +352,18 @@ static int parse_vfio_key(const char *device, char *key, struct vfio_config *vfi
 		}
 		vfio->relaxed = i;
 		return 0;
+	case 2:
+		if (!value || !is_group_name(value)) {
+			msg_error("--vfio %s: group=%s: give a name of 1 to %d letters, digits, '-' "
+				  "and '_'",
+				  device, value ? value : "", GROUP_NAME_MAX);
+			return -EINVAL;
+		}
+		vfio->group = value;
+		return 0;
 	default:
-		msg_error("--vfio %s: unknown key '%s'; known keys: sync, exposure", device, key);
+		msg_error("--vfio %s: unknown key '%s'; known keys: sync, exposure, group", device,
+			  key);
 		return -EINVAL;
 	}
 }

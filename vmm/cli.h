@@ -36,6 +36,7 @@ struct vfio_config {
 	bool sync_set;	     /* sync= was given */
 	enum sync_mode sync;
 	bool relaxed;	     /* exposure=relaxed */
+	const char *group;   /* group=NAME; NULL: none */
 };
 
 enum sim_kind {

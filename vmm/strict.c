@@ -108,8 +108,8 @@ int strict_cmdline(const char *cmdline, const char *needs_strict, char **out)
 	}
 	if (len >= CMDLINE_MAX) {
 		msg_error("%s: -p: the command line has no room for %s, without which a kernel may "
-			  "be lazy; make it %zu bytes shorter, or give the device sync=full",
-			  needs_strict, SAY_STRICT, len - (CMDLINE_MAX - 1));
+			  "be lazy; give at most %zu characters, or the device sync=full",
+			  needs_strict, SAY_STRICT, CMDLINE_MAX - 2 - strlen(SAY_STRICT));
 		return -EINVAL;
 	}
 	*out = malloc(len + 1);

@@ -17,6 +17,7 @@
 #include "iommu/vfio.h"
 #include "vmm/bdf.h"
 #include "vmm/msg.h"
+#include "vmm/slots.h"
 #include "vmm/strict.h"
 #include "vmm/vfio_dev.h"
 
@@ -28,14 +29,12 @@
 struct group {
 	unsigned nr; /* the host's number */
 	struct vfio_container *container;
-	unsigned nr_funcs;
 };
 
 struct member {
 	char bdf[BDF_LEN];
 	struct vfio_config cfg;
-	unsigned group;	   /* index in vfio_set.groups; its guest device is one more */
-	unsigned function; /* of that device */
+	unsigned group; /* index in vfio_set.groups */
 	uint32_t class;
 	struct pci_dev *dev;
 	struct endpoint *ep;
@@ -45,7 +44,8 @@ struct member {
 struct vfio_set {
 	struct group groups[CONFIG_MAX_VFIO];
 	struct member members[CONFIG_MAX_VFIO];
-	unsigned nr_groups, nr_members;
+	struct slot_place places[CONFIG_MAX_VFIO]; /* of members */
+	unsigned nr_groups, nr_members, nr_slots;
 	bool quiet; /* vfio_set_quiesce() is done */
 };
 
@@ -183,6 +183,11 @@ int vfio_set_open(struct vfio_set *set, const struct vfio_config *cfg)
 	ret = find_group(m->bdf, &nr);
 	if (ret)
 		return ret;
+	set->places[set->nr_members] =
+		(struct slot_place){.bdf = m->bdf, .host_group = nr, .group = cfg->group};
+	ret = slots_assign(set->places, set->nr_members + 1, &set->nr_slots);
+	if (ret)
+		return ret;
 	ret = open_group(set, m->bdf, nr, &m->group);
 	if (ret)
 		return ret;
@@ -204,7 +209,6 @@ int vfio_set_open(struct vfio_set *set, const struct vfio_config *cfg)
 		return ret;
 	}
 	m->class = get_le32(class) >> 8;
-	m->function = set->groups[m->group].nr_funcs++;
 	set->nr_members++;
 	return 0;
 }
@@ -216,14 +220,13 @@ unsigned vfio_set_count(const struct vfio_set *set)
 
 unsigned vfio_set_slots(const struct vfio_set *set)
 {
-	return set->nr_groups;
+	return set->nr_slots;
 }
 
-/* Functions of one group sit in one guest device without access control services between them, and
- * so a guest puts them in one group too; device 0 is the host bridge. */
+/* Device 0 is the host bridge. */
 uint16_t vfio_set_rid(const struct vfio_set *set, unsigned i)
 {
-	return (uint16_t)((set->members[i].group + 1) << 3 | set->members[i].function);
+	return (uint16_t)((set->places[i].slot + 1) << 3 | set->places[i].function);
 }
 
 /* ---- DMA

@@ -39,7 +39,7 @@ unsigned vfio_set_slots(const struct vfio_set *set);
 
 /**
  * vfio_set_add_endpoints - add every function as an endpoint; endpoint id = guest requester id
- * (functions of one host group share a guest slot, so that the guest groups them too)
+ * (what shares a host group or a name shares a guest slot, see slots.h)
  * @lazy: the guest may put UNMAPs off, see sync_default()
  * Return: 0; -errno after a line on stderr.
  */

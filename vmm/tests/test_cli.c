@@ -151,7 +151,7 @@ static void every_option_reaches_its_field(void **state)
 	const struct vm_config *vm =
 		runs("run -k K -i I -p root=/dev/vda -m 4G -c 3 --disk a.img --disk b.img,ro "
 		     "--vfio 0001:02:03.4,sync=rings,exposure=relaxed --vfio 01:00.0 "
-		     "--vfio /sys/bus/pci/devices/0000:05:00.0,sync=none,exposure=strict "
+		     "--vfio /sys/bus/pci/devices/0000:05:00.0,sync=none,exposure=strict,group=aZ_-09 "
 		     "--iommu off --dump-dtb D --stats S");
 
 	(void)state;
@@ -178,6 +178,8 @@ static void every_option_reaches_its_field(void **state)
 	assert_true(vm->vfio[2].sync_set);
 	assert_int_equal(vm->vfio[2].sync, SYNC_NONE);
 	assert_false(vm->vfio[2].relaxed);
+	assert_null(vm->vfio[0].group);
+	assert_string_equal(vm->vfio[2].group, "aZ_-09");
 	assert_false(vm->iommu);
 	assert_string_equal(vm->dump_dtb, "D");
 	assert_string_equal(vm->stats, "S");
@@ -498,15 +500,19 @@ static void a_bad_vfio_key_is_refused(void **state)
 {
 	static const struct row rows[] = {
 		{"--vfio 01:00.0,speed=fast",
-		 "--vfio 01:00.0: unknown key 'speed'; known keys: sync, exposure"},
+		 "--vfio 01:00.0: unknown key 'speed'; known keys: sync, exposure, group"},
 		{"--vfio 01:00.0,Sync=full", "unknown key 'Sync'"},
-		{"--vfio 01:00.0,", "unknown key ''; known keys: sync, exposure"},
+		{"--vfio 01:00.0,", "unknown key ''; known keys: sync, exposure, group"},
 		{"--vfio 01:00.0,sync=fast", "sync=fast: give sync=full, sync=rings or sync=none"},
 		{"--vfio 01:00.0,sync", "give sync=full, sync=rings or sync=none"},
 		{"--vfio 01:00.0,sync=", "give sync=full, sync=rings or sync=none"},
 		{"--vfio 01:00.0,sync=full,exposure=none",
 		 "give exposure=strict or exposure=relaxed"},
 		{"--vfio 01:00.0,exposure", "give exposure=strict or exposure=relaxed"},
+		{"--vfio 01:00.0,group", "--vfio 01:00.0: group=: give a name of 1 to 16 letters"},
+		{"--vfio 01:00.0,group=", "group=: give a name"},
+		{"--vfio 01:00.0,group=a.b", "group=a.b: give a name"},
+		{"--vfio 01:00.0,group=abcdefghijklmnopq", "give a name of 1 to 16 letters"},
 		{"--iommu maybe", "--iommu maybe: give on or off"},
 		{"--iommu ''", "give on or off"},
 	};
