@@ -269,7 +269,8 @@ run_host() {
 	fi
 	if [[ ${#files[@]} -gt 0 && $complete ]]; then
 		for image in "${files[@]}"; do
-			if said=$("$build/linux/blkcheck-native" read -g "$(get "host $host" generation 0)" "$image" 2>&1); then
+			# shellcheck disable=SC2046 # words
+			if said=$("$build/linux/blkcheck-native" read -g $(get "host $host" generation 0) "$image" 2>&1); then
 				echo "pass  $host: its disk image holds what the guests wrote"
 				passed=$((passed + 1))
 			else

@@ -39,14 +39,21 @@ bare: $(patsubst %,$(B)/bare/%.img,$(BARE_PAYLOADS)) ## bare-metal payloads
 
 # ---- Linux guests -----------------------------------------------------------------------------------
 
+BLKCHECK := $(addprefix guest-tests/linux/,blkcheck.c blkcontents.c blkrandom.c)
+BLKCHECK_H := $(addprefix guest-tests/linux/,blkcheck.h blkcontents.h)
+
 $(B)/linux/%: guest-tests/linux/%.c $(B)/.deps
 	@mkdir -p $(dir $@)
 	$(call say,CC,$@)
 	$(Q)$(ARM_PREFIX)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -static -o $@ $< -lpthread
-$(B)/linux/blkcheck-native: guest-tests/linux/blkcheck.c $(B)/.deps
+$(B)/linux/blkcheck: $(BLKCHECK) $(BLKCHECK_H) $(arm64_DEPS) $(B)/.deps
 	@mkdir -p $(dir $@)
 	$(call say,CC,$@)
-	$(Q)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -o $@ $< -lpthread
+	$(Q)$(arm64_CC) $(CSTD) $(WARN) -D_GNU_SOURCE $(arm64_CFLAGS) $(arm64_LDFLAGS) -o $@ $(BLKCHECK) -luring -lpthread
+$(B)/linux/blkcheck-native: $(BLKCHECK) $(BLKCHECK_H) $(B)/.deps
+	@mkdir -p $(dir $@)
+	$(call say,CC,$@)
+	$(Q)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -o $@ $(BLKCHECK) -luring -lpthread
 
 # Linux's own DART driver, as a module. The script knows whether there is anything to do.
 apple-dart: $(B)/.deps

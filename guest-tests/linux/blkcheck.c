@@ -1,121 +1,83 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * blkcheck - a disk on which every 4 KiB block says what it should be.
+ * blkcheck - a disk on which every sector says what it should be (blkcontents.h).
  *
- * A block's contents follow from its number and its generation. `fill` writes generation 0 all over;
- * `write -g N` rewrites a fixed set of blocks, one by one and in runs of 1 MiB, as generation N;
- * `read -g N` knows which those are. So a guest and, after it, the machine that holds the image can
- * both tell a block that is stale, torn, somewhere else, or not there.
+ * `fill` writes generation 0 all over. `write` rewrites a fixed set of blocks, one by one and in
+ * runs of 1 MiB, as another generation. `random` reads, writes, zeroes and flushes at random, many
+ * at once, and checks all it reads and, at the end, the whole disk. `read` checks. So a guest and,
+ * after it, the machine that holds the image can both tell what is stale, torn, somewhere else, or
+ * not there.
  *
- *     blkcheck fill FILE MIB
- *     blkcheck read  [-g GEN] [-d] [-s BYTES] [-n COUNT] [-t THREADS] FILE
- *     blkcheck write -g GEN [-d] [-t THREADS] FILE
+ *     blkcheck fill   FILE MIB
+ *     blkcheck read   [STEP]... [-e] [-d] [-s BYTES] [-n COUNT] [-t THREADS] FILE
+ *     blkcheck write  [STEP]... -g GEN [-d] [-t THREADS] FILE
+ *     blkcheck random [STEP]... -r SEED,COUNT [-d] [-q DEPTH] [-a ALIGN] FILE
  *
- * -d: O_DIRECT. -s: bytes of one request (4096). -n: that many requests at random places; without it
- * the whole disk in order. Exit status: 0 all is right; 1 it is not, one line says where; 2 usage.
+ * STEP: what was done to the disk before, in order: -g GEN or -r SEED,COUNT; the last one of
+ * `write` and `random` is what they do. -d: O_DIRECT. -s: bytes of one request (4096). -n: that
+ * many requests at random places; without it the whole disk in order. -e: a block may be as any
+ * step left it, and a request may fail: for a disk under errors. -q: requests in flight (32). -a:
+ * alignment of buffers in memory, bytes (512). Exit status: 0 all is right; 1 it is not, one line
+ * says where; 2 usage; 3 with -e: requests failed, but nothing was wrong.
  */
+#include "blkcheck.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#define BLOCK	    4096u
-#define RUN	    0x100000u /* bytes of one large write */
-#define WORDS	    (BLOCK / sizeof(uint64_t))
+#include "blkcontents.h"
+
 #define MAX_THREADS 16
 
-/*
- * What `write` touches: single blocks, one in 16, in the third quarter of the disk, and every
- * fourth run of 1 MiB in the last.
- */
-#define ONE_BLOCK_IN 16
-#define ONE_RUN_IN   4
+int disk, failed;
 
 static const char *path;
 static uint64_t nr_blocks;
 static unsigned generation, nr_threads = 1;
 static size_t request = BLOCK;
-static bool direct, random_order;
+static bool direct, random_order, errors_expected;
 static uint64_t nr_requests;
-static int disk;
 static uint64_t next_request; /* shared by the threads */
-static int failed;
+static uint64_t nr_errors;
 
-/* splitmix64: a well-mixed word from any other */
-static uint64_t mix(uint64_t x)
+void fail(uint64_t sector, const char *what)
 {
-	x += UINT64_C(0x9e3779b97f4a7c15);
-	x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
-	return x ^ x >> 31;
+	if (!__atomic_exchange_n(&failed, 1, __ATOMIC_SEQ_CST))
+		fprintf(stderr, "blkcheck: %s: sector %" PRIu64 " (block %" PRIu64 "): %s\n", path,
+			sector, sector * SECTOR / BLOCK, what);
 }
 
-static bool written_alone(uint64_t block)
+void check_sectors(const uint64_t *got, uint64_t sector, uint64_t count)
 {
-	return block >= nr_blocks / 2 && block < nr_blocks / 4 * 3 && mix(block) % ONE_BLOCK_IN == 0;
-}
+	char what[320];
 
-static bool written_in_run(uint64_t block)
-{
-	uint64_t run = block / (RUN / BLOCK);
-
-	return block >= nr_blocks / 4 * 3 && run % ONE_RUN_IN == 0 &&
-	       (run + 1) * (RUN / BLOCK) <= nr_blocks;
-}
-
-static unsigned generation_of(uint64_t block)
-{
-	return written_alone(block) || written_in_run(block) ? generation : 0;
-}
-
-static void make_block(uint64_t *words, uint64_t block, unsigned gen)
-{
-	uint64_t x = mix(block << 16 | gen);
-
-	words[0] = block;
-	words[1] = gen;
-	for (size_t i = 2; i < WORDS; i++) {
-		x = x * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-		words[i] = x ^ x >> 32;
+	for (; count && !failed; count--, sector++, got += SECTOR_WORDS) {
+		if (contents_complaint(got, sector, errors_expected, what, sizeof(what)))
+			fail(sector, what);
 	}
 }
 
-static void fail(const char *what, uint64_t block)
+/* Return: whether there is something to check. */
+static bool transfer(bool write, void *buf, size_t len, uint64_t block)
 {
-	if (!__atomic_exchange_n(&failed, 1, __ATOMIC_SEQ_CST))
-		fprintf(stderr, "blkcheck: %s: block %" PRIu64 ": %s\n", path, block, what);
-}
+	ssize_t n = write ? pwrite(disk, buf, len, (off_t)(block * BLOCK))
+			  : pread(disk, buf, len, (off_t)(block * BLOCK));
 
-static void check_block(const uint64_t *got, uint64_t block)
-{
-	uint64_t want[WORDS];
-	char what[120];
-	size_t i = 0;
-
-	make_block(want, block, generation_of(block));
-	if (!memcmp(got, want, BLOCK))
-		return;
-	while (got[i] == want[i])
-		i++;
-	snprintf(what, sizeof(what), "at byte %zu 0x%016" PRIx64 " instead of 0x%016" PRIx64
-		 " (it calls itself block %" PRIu64 " of generation %" PRIu64 ")",
-		 i * sizeof(uint64_t), got[i], want[i], got[0], got[1]);
-	fail(what, block);
-}
-
-static void transfer(bool write, void *buf, size_t len, uint64_t block)
-{
-	ssize_t n = write ? pwrite(disk, buf, len, (off_t)(block * BLOCK)) :
-			    pread(disk, buf, len, (off_t)(block * BLOCK));
-
-	if (n != (ssize_t)len)
-		fail(n < 0 ? strerror(errno) : write ? "short write" : "short read", block);
+	if (n == (ssize_t)len)
+		return true;
+	if (n < 0 && errors_expected)
+		__atomic_fetch_add(&nr_errors, 1, __ATOMIC_SEQ_CST);
+	else
+		fail(block * BLOCK / SECTOR, n < 0   ? strerror(errno)
+					     : write ? "short write"
+						     : "short read");
+	return false;
 }
 
 static void *buffer(size_t len)
@@ -134,13 +96,13 @@ static void *reader(void *unused)
 	uint64_t *buf = buffer(request), per = request / BLOCK, places = nr_blocks / per, i;
 
 	(void)unused;
-	while (!failed && (i = __atomic_fetch_add(&next_request, 1, __ATOMIC_SEQ_CST)) < nr_requests) {
+	while (!failed &&
+	       (i = __atomic_fetch_add(&next_request, 1, __ATOMIC_SEQ_CST)) < nr_requests) {
 		uint64_t block = (random_order ? mix(i + 77) % places : i) * per;
 
-		memset(buf, 0xa5, request); /* what was there before must not pass */
-		transfer(false, buf, request, block);
-		for (uint64_t j = 0; j < per && !failed; j++)
-			check_block(buf + j * WORDS, block + j);
+		memset(buf, POISON, request); /* what was there before must not pass */
+		if (transfer(false, buf, request, block))
+			check_sectors(buf, block * (BLOCK / SECTOR), request / SECTOR);
 	}
 	free(buf);
 	return NULL;
@@ -158,15 +120,16 @@ static void *writer(void *unused)
 	uint64_t *buf = buffer(RUN), i;
 
 	(void)unused;
-	while (!failed && (i = __atomic_fetch_add(&next_request, 1, __ATOMIC_SEQ_CST)) < nr_requests) {
+	while (!failed &&
+	       (i = __atomic_fetch_add(&next_request, 1, __ATOMIC_SEQ_CST)) < nr_requests) {
 		uint64_t block = scattered(i);
 
 		if (written_alone(block)) {
-			make_block(buf, block, generation);
+			make_generation_block(buf, block, generation);
 			transfer(true, buf, BLOCK, block);
 		} else if (written_in_run(block) && block % per == 0) {
 			for (uint64_t j = 0; j < per; j++)
-				make_block(buf + j * WORDS, block + j, generation);
+				make_generation_block(buf + j * BLOCK_WORDS, block + j, generation);
 			transfer(true, buf, RUN, block);
 		}
 	}
@@ -210,19 +173,19 @@ static int fill(uint64_t mib)
 		return 1;
 	for (uint64_t block = 0; block < mib * (RUN / BLOCK) && !failed; block += RUN / BLOCK) {
 		for (uint64_t j = 0; j < RUN / BLOCK; j++)
-			make_block(buf + j * WORDS, block + j, 0);
+			make_generation_block(buf + j * BLOCK_WORDS, block + j, 0);
 		transfer(true, buf, RUN, block);
 	}
 	free(buf);
 	if (close(disk))
-		fail(strerror(errno), 0);
+		fail(0, strerror(errno));
 	return failed;
 }
 
+/* Everything, in order or not. */
 static int read_disk(void)
 {
-	if (open_disk(O_RDONLY))
-		return 1;
+	next_request = 0;
 	if (!random_order)
 		nr_requests = nr_blocks / (request / BLOCK);
 	run_threads(reader);
@@ -231,33 +194,71 @@ static int read_disk(void)
 
 static int write_disk(void)
 {
-	if (open_disk(O_RDWR))
-		return 1;
 	nr_requests = nr_blocks;
 	run_threads(writer);
-	if (fsync(disk))
-		fail(strerror(errno), 0);
+	if (fsync(disk) && !errors_expected)
+		fail(0, strerror(errno));
 	return failed;
+}
+
+static int random_disk(unsigned depth, unsigned align)
+{
+	if (blkrandom(depth, align))
+		return 1;
+	request = MAX_RANDOM_SECTORS * SECTOR;
+	return read_disk();
+}
+
+static int result(int status)
+{
+	if (nr_errors)
+		printf("blkcheck: %s: %" PRIu64 " requests failed\n", path, nr_errors);
+	return status ? status : nr_errors ? 3 : 0;
 }
 
 static int usage(void)
 {
-	fprintf(stderr, "usage: blkcheck fill FILE MIB\n"
-			"       blkcheck read [-g GEN] [-d] [-s BYTES] [-n COUNT] [-t THREADS] FILE\n"
-			"       blkcheck write -g GEN [-d] [-t THREADS] FILE\n");
+	fprintf(stderr,
+		"usage: blkcheck fill   FILE MIB\n"
+		"       blkcheck read   [STEP]... [-e] [-d] [-s BYTES] [-n COUNT] [-t THREADS] "
+		"FILE\n"
+		"       blkcheck write  [STEP]... -g GEN [-e] [-d] [-t THREADS] FILE\n"
+		"       blkcheck random [STEP]... -r SEED,COUNT [-d] [-q DEPTH] [-a ALIGN] FILE\n"
+		"STEP: -g GEN or -r SEED,COUNT, what was done to FILE before\n");
 	return 2;
+}
+
+static int parse_step(int option, const char *value)
+{
+	uint64_t seed;
+	unsigned count;
+	char end;
+
+	if (option == 'r')
+		return sscanf(value, "%" SCNu64 ",%u%c", &seed, &count, &end) == 2
+			       ? history_add_random(seed, count)
+			       : -1;
+	generation = (unsigned)atoi(value);
+	return generation ? history_add_generation(generation) : 0;
 }
 
 int main(int argc, char **argv)
 {
 	const char *verb = argc > 1 ? argv[1] : "";
+	unsigned depth = 32, align = SECTOR, nr_ios;
+	bool write = !strcmp(verb, "write"), random = !strcmp(verb, "random");
 	int c;
 
 	optind = 2;
-	while ((c = getopt(argc, argv, "g:ds:n:t:")) != -1) {
+	while ((c = getopt(argc, argv, "g:r:eds:n:t:q:a:")) != -1) {
 		switch (c) {
 		case 'g':
-			generation = (unsigned)atoi(optarg);
+		case 'r':
+			if (parse_step(c, optarg))
+				return usage();
+			break;
+		case 'e':
+			errors_expected = true;
 			break;
 		case 'd':
 			direct = true;
@@ -272,18 +273,29 @@ int main(int argc, char **argv)
 		case 't':
 			nr_threads = (unsigned)atoi(optarg);
 			break;
+		case 'q':
+			depth = (unsigned)atoi(optarg);
+			break;
+		case 'a':
+			align = (unsigned)atoi(optarg);
+			break;
 		default:
 			return usage();
 		}
 	}
-	if (optind >= argc || !request || request % BLOCK || !nr_threads || nr_threads > MAX_THREADS)
+	if (optind >= argc || !request || request % BLOCK || !nr_threads ||
+	    nr_threads > MAX_THREADS)
 		return usage();
 	path = argv[optind];
-	if (!strcmp(verb, "fill") && optind + 1 < argc)
-		return fill((uint64_t)atoi(argv[optind + 1]));
-	if (!strcmp(verb, "read"))
-		return read_disk();
-	if (!strcmp(verb, "write") && generation)
-		return write_disk();
-	return usage();
+	if (!strcmp(verb, "fill"))
+		return optind + 1 < argc ? fill((uint64_t)atoi(argv[optind + 1])) : usage();
+	if (write    ? !history_ends_in_generation()
+	    : random ? !history_ends_in_random(&nr_ios) || errors_expected || !depth ||
+			       depth > MAX_DEPTH || !align || SECTOR % align
+		     : strcmp(verb, "read") != 0)
+		return usage();
+	if (open_disk(write || random ? O_RDWR : O_RDONLY))
+		return 1;
+	contents_init(nr_blocks, write || random);
+	return result(write ? write_disk() : random ? random_disk(depth, align) : read_disk());
 }

@@ -105,3 +105,15 @@ writes() {
 	blkcheck write -g $generation -d -t "$(param threads 1)" $disk &&
 		blkcheck read -g $generation -d -s 1048576 -t "$(param threads 1)" $disk
 }
+
+# random_io: reads, writes, zeroes and flushes at random, 32 at once, all verified, and the whole disk
+# at the end; t.random=SEED,COUNT. The disk's history is then `-g GENERATION -r SEED,COUNT`. Buffers
+# need no more alignment than NVMe's four bytes.
+random_io() {
+	random_said=$(blkcheck random -g "$generation" -r "$(param random 1,1000)" -d -a 4 $disk 2>&1) ||
+		{ echo "$random_said"; return 1; }
+	case $random_said in
+	*'up to 32 in flight'*) ;;
+	*) echo "$random_said"; return 1 ;;
+	esac
+}

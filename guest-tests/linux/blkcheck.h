@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* blkcheck - what its parts share. */
+#ifndef GUEST_TESTS_LINUX_BLKCHECK_H
+#define GUEST_TESTS_LINUX_BLKCHECK_H
+
+#include <stdint.h>
+
+#define MAX_DEPTH 256u
+
+extern int disk;   /* open */
+extern int failed; /* something was wrong and has been said */
+
+/* fail - say what is wrong with a sector, if it is the first thing that is. Any thread. */
+void fail(uint64_t sector, const char *what);
+
+/* check_sectors - fail() if they do not hold what they should */
+void check_sectors(const uint64_t *got, uint64_t sector, uint64_t count);
+
+/**
+ * blkrandom - carry out the history's last step, a random run (blkrandom.c)
+ * @depth: I/Os in flight; fewer only while the next one has to wait for one that it overlaps
+ * @align: of buffers in memory, bytes, a divisor of SECTOR
+ * Return: 0; 1 after fail() or a line that says what went wrong.
+ */
+int blkrandom(unsigned depth, unsigned align);
+
+#endif
