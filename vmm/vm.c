@@ -41,6 +41,7 @@
 #include "vmm/msg.h"
 #include "vmm/pci.h"
 #include "vmm/rtc.h"
+#include "vmm/sim.h"
 #include "vmm/stats.h"
 #include "vmm/strict.h"
 #include "vmm/term.h"
@@ -122,6 +123,8 @@ struct vm {
 	struct pci_host *pci;
 	struct pci_fronts *fronts;
 	struct vfio_set *vfio;
+	struct sim_machine sim_machine;
+	struct sim_set *sim;
 	struct mediator *mediator;
 
 	struct slot slots[MAX_SLOTS];
@@ -177,6 +180,17 @@ static int open_disks(struct vm *vm)
 			return vm->disk_fds[i];
 	}
 	return 0;
+}
+
+static int open_sim(struct vm *vm)
+{
+	int ret = sim_set_create(&vm->sim);
+
+	if (ret)
+		msg_error("out of memory");
+	for (unsigned i = 0; !ret && i < vm->cfg->nr_sim; i++)
+		ret = sim_set_open(vm->sim, &vm->cfg->sim[i]);
+	return ret;
 }
 
 /* ---- the loop -------------------------------------------------------------------------------- */
@@ -345,6 +359,7 @@ static int build_fdt(struct vm *vm)
 	for (unsigned i = 0; vm->viommu && i < vfio_set_count(vm->vfio); i++)
 		cfg.requesters[cfg.nr_requesters++] =
 			(struct fdt_requester){vfio_set_rid(vm->vfio, i), -1};
+	sim_set_describe(vm->sim, &cfg);
 	len = fdt_build(&cfg, to, FDT_MAX_LEN);
 	if (len < 0) {
 		msg_error("the device tree cannot be built: %s", strerror(-len));
@@ -481,6 +496,35 @@ static int create_pci(struct vm *vm)
 	return ret;
 }
 
+static void set_dart_irq(void *ctx, unsigned dart, bool level)
+{
+	struct vm *vm = ctx;
+
+	gic_set_spi(vm->gic, LAYOUT_SPI_DART + dart, level);
+}
+
+static int realize_sim(struct vm *vm)
+{
+	vm->sim_machine = (struct sim_machine){
+		.gmem = memory_gmem(vm->memory),
+		.bus = vm->bus,
+		.vcpus = vm->cfg->vcpus,
+		.dart_irq = set_dart_irq,
+		.ctx = vm,
+	};
+	for (unsigned i = 0; i < vm->cfg->nr_sim; i++) {
+		if (vm->cfg->sim[i].guest_owned && vm->kernel.page_size &&
+		    vm->kernel.page_size < SIM_DART_PAGE) {
+			msg_warn("--sim owner=guest: %s has pages of %u bytes, and Linux's own "
+				 "DART driver translates for none below 16384; give a 16 KiB "
+				 "kernel, or leave owner=guest away",
+				 vm->cfg->kernel, (unsigned)vm->kernel.page_size);
+			break;
+		}
+	}
+	return sim_set_realize(vm->sim, &vm->sim_machine, vm->fronts);
+}
+
 static int open_vfio(struct vm *vm)
 {
 	int ret = vfio_set_create(&vm->vfio);
@@ -494,6 +538,7 @@ static int open_vfio(struct vm *vm)
 		if (ret)
 			return ret;
 	}
+	sim_set_place(vm->sim, 1 + vfio_set_slots(vm->vfio)); /* device 0 is the host bridge */
 	return 0;
 }
 
@@ -547,10 +592,10 @@ static int create_mediator(struct vm *vm)
 		msg_error("the IOMMU cannot be set up: %s", strerror(-ret));
 		return ret;
 	}
-	ret = vfio_set_add_endpoints(vm->vfio, vm->mediator, lazy);
-	return ret ? ret
-		   : strict_cmdline(vm->cfg->cmdline, mediator_needs_strict(vm->mediator),
-				    &vm->cmdline);
+	if ((ret = vfio_set_add_endpoints(vm->vfio, vm->mediator, lazy)) ||
+	    (ret = sim_set_add_endpoints(vm->sim, vm->mediator, lazy)))
+		return ret;
+	return strict_cmdline(vm->cfg->cmdline, mediator_needs_strict(vm->mediator), &vm->cmdline);
 }
 
 /* ---- virtio ---------------------------------------------------------------------------------- */
@@ -763,7 +808,7 @@ static int vm_create(const struct vm_config *cfg, struct vm **out)
 		vm->disk_fds[i] = -1;
 
 	if ((ret = load_kernel(vm)) || (ret = open_initrd(vm)) || (ret = open_disks(vm)) ||
-	    (ret = create_loop_and_bus(vm)) || (ret = interrupted()))
+	    (ret = open_sim(vm)) || (ret = create_loop_and_bus(vm)) || (ret = interrupted()))
 		goto err_vm;
 	/* The GIC comes in two halves, around the vCPUs. */
 	if ((ret = open_kvm(vm)) || (ret = create_kvm_vm(vm)) ||
@@ -780,9 +825,9 @@ static int vm_create(const struct vm_config *cfg, struct vm **out)
 		ret = vfio_set_map_ram(vm->vfio, memory_gmem(vm->memory));
 	if (ret || (ret = interrupted()))
 		goto err_vm;
-	if (cfg->nr_vfio &&
-	    ((ret = create_pci(vm)) ||
-	     (ret = vfio_set_realize(vm->vfio, vm->fronts))))
+	if (cfg->nr_vfio + cfg->nr_sim &&
+	    ((ret = create_pci(vm)) || (ret = vfio_set_realize(vm->vfio, vm->fronts)) ||
+	     (ret = realize_sim(vm))))
 		goto err_vm;
 	if ((ret = add_virtio(vm)) || (ret = interrupted()))
 		goto err_vm;
@@ -804,6 +849,7 @@ static void quiesce(struct vm *vm)
 	pci_fronts_quiesce(vm->fronts);
 	if (vm->vfio)
 		vfio_set_quiesce(vm->vfio);
+	sim_set_quiesce(vm->sim);
 }
 
 /* Mirrors vm_create(); devices are silent before the memory that they reach goes. */
@@ -819,6 +865,7 @@ static void vm_destroy(struct vm *vm)
 		mediator_destroy(vm->mediator);
 	pci_fronts_destroy(vm->fronts);
 	vfio_set_destroy(vm->vfio);
+	sim_set_destroy(vm->sim);
 	if (vm->pci)
 		pci_host_destroy(vm->pci);
 	rtc_destroy(vm->rtc);
@@ -940,7 +987,7 @@ static int report(struct vm *vm)
 	for (unsigned i = 0; i < vm->cfg->vcpus; i++)
 		vcpu_count_exits(vm->vcpus[i], stats.exits);
 	if (vm->mediator) {
-		stats.nr_endpoints = vfio_set_count(vm->vfio);
+		stats.nr_endpoints = vfio_set_count(vm->vfio) + sim_set_nr_endpoints(vm->sim);
 		stats.frame_size = mediator_frame_size(vm->mediator);
 		mediator_get_stats(vm->mediator, &stats.mediator);
 	}
