@@ -282,7 +282,7 @@ int sim_set_realize(struct sim_set *set, const struct sim_machine *machine,
 	set->machine = machine;
 	for (unsigned i = 0; i < set->nr; i++) {
 		struct member *m = &set->members[i];
-		struct pci_dev *dev;
+		struct pci_dev *dev = NULL;
 		int ret;
 
 		if (m->cfg.guest_owned) {
