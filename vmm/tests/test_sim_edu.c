@@ -378,6 +378,7 @@ static void each_cause_fires_its_vector_each_time(void **state)
 			set(b, SIM_EDU_IRQ_RAISE, 4, 1u << vec);
 			start(b, 0, 0, 1, SIM_EDU_NOTIFY | SIM_EDU_CAUSE(vec));
 			wait_done(b);
+			assert_int_equal(dma(b, 0, 0, 1, SIM_EDU_CAUSE(vec)), SIM_EDU_DONE);
 			for (unsigned i = 0; i < NR_FDS; i++)
 				assert_int_equal(signals(b->fds[i], false), i == vec ? 2 : 0);
 		}
@@ -545,9 +546,10 @@ static void hostile_mode_needs_no_permission_and_keeps_to_its_range(void **state
 	set(b, SIM_EDU_SEEN, 8, 0);
 	assert_int_equal(reg(b, SIM_EDU_SEEN, 8), 0);
 	set(b, SIM_EDU_SECRET, 8, 0x1122334455667788);
-	memset(b->mem.bytes, 0, MEM_LEN);
-	put_le64(b->mem.bytes + 0x1ffc, 0x1122334455667788); /* is none */
-	set(b, SIM_EDU_PATTERN, 8, 0);
+	/* Between two words it is none. */
+	set(b, SIM_EDU_PATTERN, 8, 0x5566778811223344);
+	for (uint64_t i = 0; i < MEM_LEN; i += 8)
+		put_le64(b->mem.bytes + i, 0x5566778811223344);
 	set(b, SIM_EDU_PAUSE, 4, 0);
 	wait_for(b, SIM_EDU_READS, 1000);
 	assert_int_equal(reg(b, SIM_EDU_SEEN, 8), 0);
