@@ -160,6 +160,12 @@ static int zeroed(struct nvme_request *req)
 	return req->sync ? submit(req, NVME_STEP_SYNC) : NVME_SC_SUCCESS;
 }
 
+/* without_holes - a file system, or a device, that knows none */
+static bool without_holes(int res)
+{
+	return res == -EOPNOTSUPP || res == -ENODEV;
+}
+
 /* proceed - after the file has done a step. Return: a status; NVME_PENDING, there is another one.
  */
 static int proceed(struct nvme_request *req, int res)
@@ -181,8 +187,8 @@ static int proceed(struct nvme_request *req, int res)
 		return req->left ? submit(req, NVME_STEP_READ) : NVME_SC_SUCCESS;
 	case NVME_STEP_PUNCH:
 		if (req->nr_ranges) /* advice: a file without holes may ignore it */
-			return res < 0 && res != -EOPNOTSUPP ? write_error(res) : next_range(req);
-		if (res == -EOPNOTSUPP) {
+			return res < 0 && !without_holes(res) ? write_error(res) : next_range(req);
+		if (without_holes(res)) {
 			memset(req->buf, 0, MIN(req->left, NVME_MAX_TRANSFER));
 			return submit(req, NVME_STEP_ZERO);
 		}
