@@ -999,6 +999,17 @@ int dart_model_dma_write(struct dart_model *model, uint32_t sid, uint64_t addr, 
 	return dma(model, sid, addr, (uint8_t *)buf, len, true);
 }
 
+bool dart_model_draining(struct dart_model *model)
+{
+	bool ret;
+
+	pthread_mutex_lock(&model->lock);
+	settle(model);
+	ret = model->busy && model->removed;
+	pthread_mutex_unlock(&model->lock);
+	return ret;
+}
+
 int dart_model_probe(struct dart_model *model, uint32_t sid, uint64_t addr, bool write,
 		     uint64_t *pa)
 {

@@ -104,6 +104,13 @@ int dart_model_dma_read(struct dart_model *model, uint32_t sid, uint64_t addr, v
 int dart_model_dma_write(struct dart_model *model, uint32_t sid, uint64_t addr, const void *buf,
 			 size_t len);
 
+/*
+ * dart_model_draining - is an invalidation busy with nothing any more but waiting for accesses that
+ * have translated? Hardware is done with these in no time; a thread that makes one may be
+ * scheduled away.
+ */
+bool dart_model_draining(struct dart_model *model);
+
 /**
  * dart_model_probe - where an access to the byte at @addr would go now, through TLB and tables,
  * without leaving a trace: no fault is latched, nothing is counted and the TLB is as it was

@@ -19,6 +19,8 @@
 /* Twice what the tables of 36 bits of IOVA need. */
 #define MAX_TABLE_BYTES (UINT64_C(64) << 20)
 
+#define MAX_DRAIN_NS UINT64_C(1000000000)
+
 _Static_assert(SIM_DART_MMIO_LEN == DART_REGS_SIZE, "what drivers expect");
 _Static_assert(SIM_MEM_PAGE == 1u << PAGE_LG2, "tables are pages");
 
@@ -190,6 +192,20 @@ static void guest_irq(void *ctx, bool level)
 	dart->cfg.irq(dart->cfg.irq_ctx, level);
 }
 
+/*
+ * Guests' drivers have been seen to give an invalidation 100 us and then to go on as if it had
+ * ended. Accesses that it waits for take no time in hardware, but the thread that makes one here
+ * may be scheduled away meanwhile, so it is this vCPU that waits. Bounded, since that thread may be
+ * waiting for a page of guest RAM.
+ */
+static void drain(struct sim_dart *dart)
+{
+	uint64_t start = host_now(dart);
+
+	while (dart_model_draining(dart->model) && host_now(dart) - start < MAX_DRAIN_NS)
+		sched_yield();
+}
+
 void sim_dart_access(void *ctx, uint64_t off, void *data, unsigned len, bool write)
 {
 	struct sim_dart *dart = ctx;
@@ -201,7 +217,8 @@ void sim_dart_access(void *ctx, uint64_t off, void *data, unsigned len, bool wri
 	}
 	if (write)
 		dart_model_write(dart->model, (uint32_t)off, get_le32(data));
-	else
+	drain(dart);
+	if (!write)
 		put_le32(data, dart_model_read(dart->model, (uint32_t)off));
 }
 

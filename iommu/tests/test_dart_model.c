@@ -1272,6 +1272,7 @@ static void a_slow_invalidation_keeps_stale_entries_until_its_end(void **state)
 		map(m, 0, FRAME(1));
 		begin_flush(m, 1);
 		assert_true(busy(m));
+		assert_false(dart_model_draining(m->dart));
 		assert_int_equal(frame_read(m, 1, 0), 0);
 		assert_true(busy(m));
 		dart_model_get_stats(m->dart, &stats);
@@ -1339,6 +1340,7 @@ static void an_invalidation_hangs_on_request(void **state)
 		begin_flush(m, 1);
 		for (unsigned n = 0; n < 100; n++) {
 			assert_true(busy(m));
+			assert_false(dart_model_draining(m->dart));
 			assert_int_equal(frame_read(m, 1, 0), 0);
 		}
 		quirks(m, (struct dart_model_quirks){.invalidate_hangs = true, .seed = 1});
@@ -1826,9 +1828,11 @@ static void an_invalidation_waits_for_accesses_in_flight(void **state)
 		/* It waits, but new accesses go elsewhere, and end. */
 		for (unsigned n = 0; n < 100; n++) {
 			assert_true(busy(m));
+			assert_true(dart_model_draining(m->dart));
 			assert_int_equal(frame_read(m, 1, 0), 1);
 		}
 		assert_true(access_end(m));
+		assert_false(dart_model_draining(m->dart));
 		assert_false(busy(m));
 		assert_int_equal(peek(m, FRAME(0)), 1);
 		/* The next one waits for those that came meanwhile, and for no others. */

@@ -3,8 +3,12 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "iommu/dart_regs.h"
 
@@ -538,6 +542,77 @@ static void the_line_is_right_after_threads_met(void **state)
 	guest_fini(&guest);
 }
 
+/* A device's access is held up in the middle: its page traps, as one does that the host must fetch.
+ */
+static struct {
+	uint8_t *page;
+	atomic_bool held, go;
+} hold;
+
+static void hold_access(int sig, siginfo_t *info, void *ctx)
+{
+	(void)ctx;
+	if ((uint8_t *)info->si_addr - hold.page >= (ptrdiff_t)H) {
+		signal(sig, SIG_DFL); /* none of ours */
+		return;
+	}
+	atomic_store(&hold.held, true);
+	while (!atomic_load(&hold.go))
+		sched_yield();
+	mprotect(hold.page, H, PROT_READ | PROT_WRITE);
+}
+
+static void *read_once(void *arg)
+{
+	struct guest *guest = arg;
+	uint64_t word;
+
+	return guest->rig.port.read(guest->rig.port.ctx, 0x4000, &word, 8) ? guest : NULL;
+}
+
+static void *let_go_later(void *arg)
+{
+	usleep(50000);
+	atomic_store(&hold.go, true);
+	return arg;
+}
+
+/* As in hardware, where an access that has translated is over in no time: drivers wait for no
+ * thread. */
+static void busy_is_not_seen_for_accesses_alone(void **state)
+{
+	struct sigaction action = {.sa_sigaction = hold_access, .sa_flags = SA_SIGINFO}, before;
+	struct guest guest;
+	pthread_t reader, releaser;
+	void *refused;
+
+	guest_init(&guest, kind_of(state), SIM_DART_SOUND);
+	poke(&guest, TOP, pte_to(&guest, LEAF));
+	poke(&guest, LEAF + 8, pte_to(&guest, DATA));
+	let_in(&guest, TOP);
+	hold.page = gmem_ptr(&guest.rig.gmem, DATA, H);
+	atomic_store(&hold.held, false);
+	atomic_store(&hold.go, false);
+	assert_int_equal(sigaction(SIGSEGV, &action, &before), 0);
+	assert_int_equal(mprotect(hold.page, H, PROT_NONE), 0);
+	assert_int_equal(pthread_create(&reader, NULL, read_once, &guest), 0);
+	while (!atomic_load(&hold.held))
+		sched_yield();
+	assert_int_equal(pthread_create(&releaser, NULL, let_go_later, NULL), 0);
+
+	if (guest.regs->select)
+		wr(&guest, guest.regs->select, 1u << SID);
+	wr(&guest, guest.regs->command, guest.regs->invalidate);
+	assert_false(rd(&guest, guest.regs->command) & guest.regs->busy);
+	assert_true(atomic_load(&hold.go));
+
+	pthread_join(reader, &refused);
+	assert_null(refused);
+	pthread_join(releaser, NULL);
+	sigaction(SIGSEGV, &before, NULL);
+	guest_fini(&guest);
+}
+
 static void a_stream_that_none_has_is_refused(void **state)
 {
 	struct sim_dart_cfg cfg = {.kind = kind_of(state), .name = "odd", .sid = 16};
@@ -573,6 +648,7 @@ int main(void)
 		PER_KIND(registers_answer_whole_words_only),
 		PER_KIND(a_locked_one_of_the_guests_takes_no_tables),
 		PER_KIND(the_line_is_right_after_threads_met),
+		PER_KIND(busy_is_not_seen_for_accesses_alone),
 		PER_KIND(a_stream_that_none_has_is_refused),
 	};
 
