@@ -45,7 +45,8 @@ BLKCHECK_H := $(addprefix guest-tests/linux/,blkcheck.h blkcontents.h)
 $(B)/linux/%: guest-tests/linux/%.c $(B)/.deps
 	@mkdir -p $(dir $@)
 	$(call say,CC,$@)
-	$(Q)$(ARM_PREFIX)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -static -o $@ $< -lpthread
+	$(Q)$(ARM_PREFIX)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -static -I. -o $@ $< -lpthread
+$(B)/linux/simedu: vmm/sim_edu.h
 $(B)/linux/blkcheck: $(BLKCHECK) $(BLKCHECK_H) $(arm64_DEPS) $(B)/.deps
 	@mkdir -p $(dir $@)
 	$(call say,CC,$@)
@@ -63,7 +64,7 @@ apple-dart: $(B)/.deps
 
 # ---- targets ----------------------------------------------------------------------------------------
 
-GUEST_DEPS := $(B)/arm64/granule bare $(addprefix $(B)/linux/,blkcheck blkcheck-native hangup)
+GUEST_DEPS := $(B)/arm64/granule bare $(addprefix $(B)/linux/,blkcheck blkcheck-native hangup simedu)
 
 guest-check: $(GUEST_DEPS) apple-dart ## every guest scenario, in the lab
 	$(Q)guest-tests/run.sh
