@@ -30,32 +30,58 @@ hosts=()
 scenarios=()
 declare -A cfg # "section.key" -> value; repeated keys are joined by newlines
 
+# expand TEXT: `a-{b,c}` is a-b and a-c; sets names and, for each, alternatives[name]: what was taken
+expand() {
+	local rest taken
+	if [[ $1 =~ ^([^{]*)\{([^}]*)\}(.*)$ ]]; then
+		rest=${BASH_REMATCH[3]}
+		set -- "$1" "${2-}" "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
+		for taken in ${4//,/ }; do
+			expand "$3$taken$rest" "$2 $taken"
+		done
+	else
+		names+=("$1")
+		alternatives[$1]=${2-}
+	fi
+}
+
 read_config() {
-	local line section='' key='' value
+	local line key='' value text name names=() taken i
+	local -A alternatives=()
 	while IFS= read -r line || [[ $line ]]; do
 		[[ $line && $line != '#'* ]] || continue
 		if [[ $line == '['*']' ]]; then
-			section=${line:1:-1}
-			case $section in
-			'host '*) hosts+=("${section#host }") ;;
-			*) scenarios+=("$section") ;;
-			esac
+			names=()
+			expand "${line:1:-1}"
+			for name in "${names[@]}"; do
+				case $name in
+				'host '*) hosts+=("${name#host }") ;;
+				*) scenarios+=("$name") ;;
+				esac
+			done
 			continue
 		fi
 		if [[ $line == [[:blank:]]* ]]; then
-			cfg[$section.$key]+=" ${line##*([[:blank:]])}"
-			continue
+			value=" ${line##*([[:blank:]])}"
+		else
+			[[ $line =~ ^([a-z]+)\ =\ (.*)$ ]] || die "scenarios.cfg: cannot read '$line'"
+			key=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
+			case $key in
+			device | disk | generation | host | payload | script | kernel | modules | put | \
+				run | params | before | status | time | faults | says | claims | after) ;;
+			*) die "scenarios.cfg: [${names[*]}] has an unknown key '$key'" ;;
+			esac
 		fi
-		[[ $line =~ ^([a-z]+)\ =\ (.*)$ ]] || die "scenarios.cfg: cannot read '$line'"
-		key=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
-		case $key in
-		device | disk | generation | host | payload | script | kernel | modules | put | \
-			run | params | before | status | time | faults | says | claims | after) ;;
-		*) die "scenarios.cfg: [$section] has an unknown key '$key'" ;;
-		esac
-		cfg[$section.$key]=${cfg[$section.$key]+${cfg[$section.$key]}$'\n'}$value
+		for name in "${names[@]}"; do
+			text=$value i=0
+			for taken in ${alternatives[$name]}; do
+				i=$((i + 1))
+				text=${text//"%$i"/$taken}
+			done
+			[[ $line == [[:blank:]]* || ! ${cfg[$name.$key]+x} ]] || text=$'\n'$text
+			cfg[$name.$key]+=$text
+		done
 	done <"$here/scenarios.cfg"
-	local name
 	for name in "${scenarios[@]}"; do
 		[[ ${cfg[$name.host]+x} ]] || die "scenarios.cfg: [$name] has no host"
 		[[ " ${hosts[*]} " == *" ${cfg[$name.host]} "* ]] ||

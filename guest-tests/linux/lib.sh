@@ -78,7 +78,7 @@ in_its_group() {
 		[ ! -e $nvme_pci/iommu_group ] || { echo 'it is in an IOMMU group'; return 1; }
 		return
 	fi
-	same 'type of its IOMMU group' "$(cat $nvme_pci/iommu_group/type 2>&1)" DMA
+	same 'type of its IOMMU group' "$(cat $nvme_pci/iommu_group/type 2>&1)" "$(param domain DMA)"
 }
 
 # offered_pages: the page_size_mask that the guest's driver logged.
