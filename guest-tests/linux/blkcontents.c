@@ -129,11 +129,6 @@ static void do_generation(unsigned step)
 	}
 }
 
-void generation_done(void)
-{
-	do_generation(nr_steps);
-}
-
 /*
  * Half of the I/Os are at most a page, a quarter at most four, the rest up to 128 KiB; none needs
  * to begin or end where a page does.
@@ -304,15 +299,37 @@ static void say_word(uint64_t word, char *said, size_t size)
 		snprintf(said, size, "0x%016" PRIx64 " (nothing wrote that)", word);
 }
 
-/* Is the sector whole, as some step before left it? */
+/* Is it what some I/O of a random run made of the sector? */
+static bool is_of_run(const uint64_t *got, uint64_t sector, unsigned step)
+{
+	uint64_t want[SECTOR_WORDS];
+
+	for (unsigned i = 0; i < history[step].nr_ios; i++) {
+		struct random_io io = io_of(&history[step], i);
+		struct stamp by = {(uint8_t)step, io.kind == RANDOM_ZERO, i};
+
+		if ((io.kind != RANDOM_WRITE && io.kind != RANDOM_ZERO) || sector < io.sector ||
+		    sector >= io.sector + io.nr_sectors)
+			continue;
+		make_stamped(want, sector, by);
+		if (!memcmp(got, want, SECTOR))
+			return true;
+	}
+	return false;
+}
+
+/* Is the sector whole, as some step left it? */
 static bool is_older(const uint64_t *got, uint64_t sector)
 {
 	uint64_t block = sector / SECTORS_PER_BLOCK;
 	bool touched = written_alone(block) || written_in_run(block);
 
 	for (unsigned i = 0; i <= nr_steps; i++) {
-		if (!history[i].random && (!i || touched) &&
-		    !memcmp(got, generation_sector(sector, history[i].generation), SECTOR))
+		if (history[i].random
+			    ? is_of_run(got, sector, i)
+			    : (!i || touched) &&
+				      !memcmp(got, generation_sector(sector, history[i].generation),
+					      SECTOR))
 			return true;
 	}
 	return false;

@@ -72,9 +72,6 @@ void contents_init(uint64_t nr_blocks, bool leave_last);
 bool written_alone(uint64_t block);
 bool written_in_run(uint64_t block);
 
-/* The last step, a generation, has been done. */
-void generation_done(void);
-
 /**
  * random_io_get - the I/O number @index of the last step, a random run
  * Same answer every time, whatever was answered before.
@@ -92,7 +89,7 @@ void make_generation_block(uint64_t *words, uint64_t block, unsigned generation)
 
 /**
  * contents_complaint - what is wrong with a sector that was read
- * @older: it may also be as any step left it, whole
+ * @older: it may also be, whole, as anything in the history left it
  * @said: a line that names what is there and what should be, when something is wrong
  * Return: whether something is wrong.
  */

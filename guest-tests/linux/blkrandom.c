@@ -254,8 +254,8 @@ static void end(struct run *run, struct io *io, int res)
 {
 	bool moves = io->what.kind <= RANDOM_WRITE;
 
-	if (res < 0)
-		fail(io->what.sector, strerror(-res));
+	if (res < 0 || (moves && !res)) /* a disk that has gone has no bytes */
+		request_failed(io->what.sector, res ? -res : ENODATA);
 	else if (moves && (unsigned)res != io->what.nr_sectors * SECTOR)
 		fail(io->what.sector, io->what.kind == RANDOM_READ ? "short read" : "short write");
 	else if (moves)
@@ -294,7 +294,7 @@ static int go(struct run *run)
 	unsigned next = 0;
 	int ret;
 
-	while (next < run->nr_ios && !failed) {
+	while (next < run->nr_ios && !failed && !nr_errors) {
 		while (next < run->nr_ios && begin(run, next))
 			next++;
 		ret = run->nr_busy ? io_uring_submit(&run->ring) : -ENOMEM;

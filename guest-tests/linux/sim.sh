@@ -4,11 +4,18 @@
 # shellcheck source=lib.sh
 . /test/lib.sh
 
+# is_reserved FIRST,LAST
+is_reserved() {
+	grep -q "^${1%,*} ${1#*,} reserved\$" $nvme_pci/iommu_group/reserved_regions ||
+		{ tr '\n' ';' <$nvme_pci/iommu_group/reserved_regions; return 1; }
+}
+
 claim guest_page_size has_page_size
 claim guest_cpus has_cpus
 claim nvme_appears wait_for_disk
 claim nvme_in_its_iommu_group in_its_group
 claim page_mask_suits_the_guest offered_mask
+[ ! "$(param reserved '')" ] || claim firmware_region_is_reserved is_reserved "$(param reserved '')"
 claim direct_1m_reads_are_exact reads_direct_1m
 claim writes_read_back writes
 generation=$(($(param gen 0) + 1))
