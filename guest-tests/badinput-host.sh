@@ -126,6 +126,12 @@ refused device_is_the_hosts 1 "$held.*nvme" $run --vfio $held
 refused group_is_not_viable 1 "12.1.*nvme" $run --vfio "$shared"
 refused device_is_given_twice 2 "$edu" $run --vfio "$edu" --vfio "$edu"
 
+# What a guest that puts UNMAPs off would spoil.
+refused lazy_guest_without_full_sync 1 "$edu.*iommu.strict=0.*sync=" \
+	$run -p 'quiet iommu.strict=0' --vfio "$edu,sync=rings"
+refused no_room_for_iommu_strict 1 "$edu.*no room.*sync=full" \
+	$run -p "$(head -c 2040 /dev/zero | tr '\0' x)" --vfio "$edu,sync=rings"
+
 # In use by another granule. Its guest must be up: until then it may not have the device yet.
 truncate -s 1M disk
 $run -i initrd -m 256 --vfio "$edu" --disk disk -p quiet >/run/first 2>&1 </dev/null &
