@@ -2,6 +2,7 @@
 /* Source: virtio 1.3, "IOMMU Device". */
 #include <linux/virtio_ids.h>
 
+#include "cpu.h"
 #include "iommu.h"
 #include "lib/string.h"
 
@@ -118,6 +119,42 @@ unsigned iommu_probe(struct iommu *iommu, uint32_t endpoint)
 	memset(iommu->probe, 0xff, iommu->probe_size);
 	memset(&tail, 0xff, sizeof(tail));
 	return judge(vq_request(&iommu->dev, 0, segs, 3), iommu->probe_size + sizeof(tail), &tail);
+}
+
+void iommu_listen(struct iommu *iommu)
+{
+	struct vq *vq = &iommu->dev.vq[1];
+
+	for (unsigned i = 0; i < IOMMU_EVENTS; i++) {
+		const struct seg seg = {
+			.at = &iommu->events[i], .len = sizeof(iommu->events[i]), .write = true};
+
+		vq_add(vq, &seg, 1); /* descriptor i */
+	}
+	vq_kick(&iommu->dev, vq);
+}
+
+bool iommu_event(struct iommu *iommu, uint64_t us, struct virtio_iommu_fault *out)
+{
+	struct vq *vq = &iommu->dev.vq[1];
+	uint64_t end = now_us() + us;
+	uint32_t i;
+
+	while (*(volatile uint16_t *)&vq->used->idx == vq->seen) {
+		if (now_us() > end)
+			return false;
+	}
+	barrier();
+	i = vq->used->ring[vq->seen++ % vq->size].id;
+	if (i >= IOMMU_EVENTS)
+		return false;
+	*out = iommu->events[i];
+	memset(&iommu->events[i], 0xff, sizeof(iommu->events[i]));
+	vq->avail->ring[vq->avail->idx % vq->size] = (uint16_t)i;
+	barrier();
+	*(volatile uint16_t *)&vq->avail->idx = (uint16_t)(vq->avail->idx + 1);
+	vq_kick(&iommu->dev, vq);
+	return true;
 }
 
 const struct virtio_iommu_probe_resv_mem *iommu_resv(const struct iommu *iommu, unsigned nth)

@@ -6,6 +6,7 @@
 #ifndef BARE_IOMMU_H
 #define BARE_IOMMU_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <linux/virtio_iommu.h>
@@ -25,12 +26,14 @@
 #define IOMMU_BAD_TAIL	0x102 /* reserved bytes of the tail are not zero */
 
 #define IOMMU_MAX_PROBE 4096
+#define IOMMU_EVENTS	32 /* buffers for them */
 
 struct iommu {
 	struct vdev dev;
 	uint64_t page_size_mask, input_start, input_end;
 	uint32_t domain_start, domain_end, probe_size;
 	uint8_t probe[IOMMU_MAX_PROBE]; /* properties of the last iommu_probe() */
+	struct virtio_iommu_fault events[IOMMU_EVENTS];
 };
 
 /* iommu_start - find, reset and start it. Return: NULL, or what is wrong. */
@@ -46,6 +49,11 @@ unsigned iommu_map(struct iommu *iommu, uint32_t domain, uint64_t start, uint64_
 		   uint32_t flags);
 unsigned iommu_unmap(struct iommu *iommu, uint32_t domain, uint64_t start, uint64_t last);
 unsigned iommu_probe(struct iommu *iommu, uint32_t endpoint);
+
+/* iommu_listen - give the event queue buffers; once after each iommu_start() */
+void iommu_listen(struct iommu *iommu);
+/* iommu_event - the next fault, waiting for at most @us. Return: false: none came. */
+bool iommu_event(struct iommu *iommu, uint64_t us, struct virtio_iommu_fault *out);
 
 /* iommu_resv - the @nth RESV_MEM property of the last probe; NULL: there is none */
 const struct virtio_iommu_probe_resv_mem *iommu_resv(const struct iommu *iommu, unsigned nth);

@@ -98,3 +98,32 @@ void pci_msi_disable(uint32_t rid)
 	if (cap)
 		mmio_write16(flags, mmio_read16(flags) & ~PCI_MSI_FLAGS_ENABLE);
 }
+
+bool pci_msix_set(uint32_t rid, uint64_t bar, unsigned vec, uint64_t address, uint32_t data)
+{
+	unsigned cap = pci_capability(rid, PCI_CAP_ID_MSIX);
+	uint64_t entry;
+	uint32_t table;
+
+	if (!cap || vec > (mmio_read16(pci_config(rid, cap + PCI_MSIX_FLAGS)) & PCI_MSIX_FLAGS_QSIZE))
+		return false;
+	table = mmio_read32(pci_config(rid, cap + PCI_MSIX_TABLE));
+	if (table & PCI_MSIX_TABLE_BIR)
+		return false;
+	entry = bar + (table & PCI_MSIX_TABLE_OFFSET) + vec * PCI_MSIX_ENTRY_SIZE;
+	mmio_write32(entry + PCI_MSIX_ENTRY_LOWER_ADDR, (uint32_t)address);
+	mmio_write32(entry + PCI_MSIX_ENTRY_UPPER_ADDR, (uint32_t)(address >> 32));
+	mmio_write32(entry + PCI_MSIX_ENTRY_DATA, data);
+	mmio_write32(entry + PCI_MSIX_ENTRY_VECTOR_CTRL, 0);
+	return true;
+}
+
+void pci_msix_enable(uint32_t rid, bool on)
+{
+	unsigned cap = pci_capability(rid, PCI_CAP_ID_MSIX);
+	uint64_t flags = pci_config(rid, cap + PCI_MSIX_FLAGS);
+
+	if (cap)
+		mmio_write16(flags, (uint16_t)((mmio_read16(flags) & ~PCI_MSIX_FLAGS_ENABLE) |
+					       (on ? PCI_MSIX_FLAGS_ENABLE : 0)));
+}

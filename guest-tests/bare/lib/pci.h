@@ -27,4 +27,9 @@ unsigned pci_capability(uint32_t rid, uint8_t id);
 bool pci_msi_enable(uint32_t rid, uint64_t address, uint32_t data);
 void pci_msi_disable(uint32_t rid);
 
+/* pci_msix_set - an entry of the MSI-X table, which is in BAR 0 at @bar, not masked.
+ * Return: false: there is no such vector. */
+bool pci_msix_set(uint32_t rid, uint64_t bar, unsigned vec, uint64_t address, uint32_t data);
+void pci_msix_enable(uint32_t rid, bool on);
+
 #endif
