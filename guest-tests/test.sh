@@ -32,35 +32,55 @@ part() { # NAME COMMAND...
 	echo "== $name: $((SECONDS - start)) s"
 }
 
-# What the README promises of `make run`, line by line.
+# shows PART TEXT: has the text a line that matches, for each line of standard input? Counts in ok, bad.
+shows() {
+	local line
+	while IFS= read -r line; do
+		if grep -q -E "$line" <<<"$2"; then
+			ok=$((ok + 1))
+		else
+			echo "FAIL  make run does not show of $1: $line"
+			bad=$((bad + 1))
+		fi
+	done
+}
+
+# What the README promises of `make run`, line by line: of the simulated disk, and of the passed-through one.
 demo() {
-	local out ok=0 bad=0 line
+	local out ok=0 bad=0 text common
 	if out=$("$make" --no-print-directory run </dev/null 2>&1 | tee /dev/stderr); then
 		ok=1
 	else
 		echo "FAIL  make run ends with a status that is not 0"
 		bad=1
 	fi
-	while IFS= read -r line; do
-		if grep -q -E "$line" <<<"$out"; then
-			ok=$((ok + 1))
-		else
-			echo "FAIL  make run does not show: $line"
-			bad=$((bad + 1))
-		fi
-	done <<-'END'
+	common=$(cat <<-'END'
 		^host: .*page size 16384 bytes
 		^guest:.*page size 4096 bytes
 		^guest: PCI function .*driver nvme, IOMMU group [0-9]+ of type DMA
 		^guest: SHA-256 read in the guest +[0-9a-f]{64}
 		^guest: it reads back as it was written
-		^host:  the backing file has what the guest wrote
 		^ +mappings +[1-9][0-9]* made
 		^ +frames +[0-9]+ direct, [0-9]+ exposed, [1-9][0-9]* bounce
 		^ +bytes copied +.* to devices, .* to the guest
 		^ +syncs +[1-9]
 		^ +conflicts +0
 		^ +faults +0
+	END
+	)
+	text=$(sed -n '/^== a simulated/,/^== a device of the host/p' <<<"$out")
+	shows 'the simulated disk' "$text" <<<"$common"
+	shows 'the simulated disk' "$text" <<-'END'
+		^host:  granule run .*--sim nvme,disk=.*,dart=t6000,darts=2
+		^host:  the disk's file has what the guest wrote
+	END
+	text=$(sed -n '/^== a device of the host/,$p' <<<"$out")
+	shows 'the passed-through disk' "$text" <<<"$common"
+	shows 'the passed-through disk' "$text" <<-'END'
+		^host:  PCI function .* is bound to vfio-pci
+		^host:  granule run .*--vfio
+		^host:  the backing file has what the guest wrote
+		^make run: OK
 	END
 	echo "$ok passed, $bad failed"
 	[[ $bad -eq 0 ]]

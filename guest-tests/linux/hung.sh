@@ -14,7 +14,7 @@ exact_or_failed() {
 	status=$?
 	case $status in
 	0 | 3) echo "note: blkcheck $1: ${hung_said:-all of it worked}" >/dev/console ;;
-	*) echo "status $status: $(echo $hung_said)"; return 1 ;;
+	*) echo "status $status: $(echo "$hung_said" | tr '\n' ' ')"; return 1 ;;
 	esac
 }
 
