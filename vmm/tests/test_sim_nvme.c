@@ -1136,6 +1136,20 @@ static void a_full_completion_queue_holds_commands_back(void **state)
 	assert_true(empty(&io[2]));
 }
 
+static void room_in_a_completion_queue_is_enough_to_go_on(void **state)
+{
+	(void)state;
+	init_queue(&io[2], 2, 2); /* one completion at a time */
+	assert_int_equal(create_cq(&io[2], 3), 0);
+	init_queue(&io[3], 3, 8);
+	assert_int_equal(create_sq(&io[3], 2), 0);
+	for (unsigned i = 0; i < 7; i++)
+		queue_up(&io[3], &(struct command){.opcode = NVME_IO_FLUSH, .nsid = 1});
+	ring_sq(&io[3]);
+	for (unsigned i = 0; i < 7; i++)
+		assert_int_equal(reap(&io[2]).status, 0);
+}
+
 static void many_commands_at_once_all_complete_once(void **state)
 {
 	bool seen[0x10000] = {false};
@@ -2125,6 +2139,7 @@ int main(void)
 		RUNNING(queues_are_created_only_as_they_can_be),
 		TEST(queues_wrap_and_phases_turn),
 		RUNNING(a_full_completion_queue_holds_commands_back),
+		RUNNING(room_in_a_completion_queue_is_enough_to_go_on),
 		RUNNING(many_commands_at_once_all_complete_once),
 		RUNNING(data_are_there_before_the_entry_and_the_entry_before_the_interrupt),
 		RUNNING(commands_complete_as_they_end),
