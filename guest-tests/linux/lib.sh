@@ -111,7 +111,7 @@ writes() {
 # need no more alignment than NVMe's four bytes.
 random_io() {
 	random_said=$(blkcheck random -g "$generation" -r "$(param random 1,1000)" -d -a 4 $disk 2>&1) ||
-		{ echo "$random_said"; return 1; }
+		{ echo "$random_said" | tr '\n' ' '; return 1; }
 	case $random_said in
 	*'up to 32 in flight'*) ;;
 	*) echo "$random_said"; return 1 ;;
