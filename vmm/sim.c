@@ -23,8 +23,8 @@
  * its own way, so that a mix-up shows. */
 #define FIRST_SID 1u
 
-/* With quirk=hung-invalidate: so many I/O commands work before the DARTs hang. Enough for a guest
- * to find its disk. */
+/* With quirk=hung-invalidate: so many I/O commands, or DMAs of the edu, work before the DARTs hang.
+ * Enough for a guest to find its disk. */
 #define COMMANDS_BEFORE_HANG 256
 
 struct member {
@@ -267,6 +267,7 @@ static int create_edu(struct member *m, struct pci_dev **dev)
 		.hostile = m->cfg.hostile,
 		.port = sim_dart_port(m->darts[0]),
 		.msi_target = m->cfg.guest_owned ? msi_target : NULL,
+		.progress = on_progress,
 		.ctx = m,
 	};
 	int ret = sim_edu_create(&cfg, &m->edu);

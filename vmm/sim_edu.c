@@ -51,6 +51,7 @@ struct sim_edu {
 	bool master, stop, joined;
 	bool accessing;	     /* the thread is in an access */
 	unsigned nr_waiting; /* threads that wait until it is not: it begins no other */
+	uint64_t nr_dmas;    /* that ended, whatever became of them */
 	uint64_t random;
 	unsigned burst; /* hostile accesses since the last rest */
 	uint64_t burst_start;
@@ -114,6 +115,9 @@ static void dma_end(struct sim_edu *edu, enum sim_edu_result result)
 
 	regs->result = result;
 	regs->cmd &= ~SIM_EDU_RUN;
+	edu->nr_dmas++;
+	if (edu->cfg.progress)
+		edu->cfg.progress(edu->cfg.ctx, edu->nr_dmas);
 	if (regs->cmd & SIM_EDU_NOTIFY)
 		raise_causes(edu, 1u << (regs->cmd >> 8 & 3));
 }

@@ -69,7 +69,10 @@ struct sim_edu_cfg {
 	struct sim_port port;
 	/* As in struct pci_dev_ops; may be NULL. */
 	int (*msi_target)(void *ctx, uint64_t addr, uint64_t *gpa);
-	void *ctx;
+	/* @nr DMAs have ended since the device was made; any thread, it may not call the device;
+	 * may be NULL. */
+	void (*progress)(void *ctx, uint64_t nr);
+	void *ctx; /* of both */
 };
 
 struct sim_edu;

@@ -23,8 +23,8 @@
 #define MEM_LEN 0x20000u
 
 struct memory {
-	uint8_t bytes[MEM_LEN]; /* at IOVA 0; what is outside is refused */
-	unsigned nr_access;
+	uint8_t bytes[MEM_LEN];	    /* at IOVA 0; what is outside is refused */
+	unsigned nr_access, inside; /* ever, now */
 	/* An access that waits in here until it is let go. */
 	int hold, held; /* eventfds, -1: none waits */
 };
@@ -35,6 +35,7 @@ struct bench {
 	struct sim_edu *edu;
 	struct pci_dev *dev;
 	int fds[NR_FDS];
+	uint64_t progress;
 };
 
 static void copy_relaxed(uint8_t *to, const uint8_t *from, size_t len)
@@ -50,6 +51,7 @@ static int mem_access(struct memory *mem, uint64_t addr, void *buf, size_t len, 
 	eventfd_t count;
 
 	__atomic_add_fetch(&mem->nr_access, 1, __ATOMIC_RELAXED);
+	__atomic_add_fetch(&mem->inside, 1, __ATOMIC_RELAXED);
 	if (mem->hold >= 0) {
 		eventfd_write(mem->held, 1);
 		eventfd_read(mem->hold, &count);
@@ -58,6 +60,7 @@ static int mem_access(struct memory *mem, uint64_t addr, void *buf, size_t len, 
 		copy_relaxed(mem->bytes + addr, buf, can);
 	else if (can)
 		copy_relaxed(buf, mem->bytes + addr, can);
+	__atomic_sub_fetch(&mem->inside, 1, __ATOMIC_RELAXED);
 	return can == len ? 0 : -EFAULT;
 }
 
@@ -71,9 +74,20 @@ static int mem_write(void *ctx, uint64_t addr, const void *buf, size_t len)
 	return mem_access(ctx, addr, (void *)buf, len, true);
 }
 
+static void on_progress(void *ctx, uint64_t nr)
+{
+	__atomic_store_n(&((struct bench *)ctx)->progress, nr, __ATOMIC_RELAXED);
+}
+
 static void bench_start(struct bench *b, struct sim_port port, bool hostile)
 {
-	const struct sim_edu_cfg cfg = {.name = "edu", .hostile = hostile, .port = port};
+	const struct sim_edu_cfg cfg = {
+		.name = "edu",
+		.hostile = hostile,
+		.port = port,
+		.progress = on_progress,
+		.ctx = b,
+	};
 
 	for (unsigned i = 0; i < NR_FDS; i++)
 		b->fds[i] = eventfd(0, EFD_NONBLOCK);
@@ -330,6 +344,10 @@ static void what_cannot_be_done_is_not_begun(void **state)
 	set_master(b, false);
 	assert_int_equal(dma(b, 0, 0, 8, 0), SIM_EDU_NO_MASTER);
 	assert_int_equal(b->mem.nr_access, 0);
+	assert_int_equal(b->progress, ARRAY_SIZE(rows) + 1);
+	set_master(b, true);
+	assert_int_equal(dma(b, 0, 0, 8, 0), SIM_EDU_DONE);
+	assert_int_equal(b->progress, ARRAY_SIZE(rows) + 2);
 	bench_end(b);
 }
 
@@ -391,6 +409,7 @@ static void each_cause_fires_its_vector_each_time(void **state)
 struct stopper {
 	struct bench *b;
 	void (*stop)(struct bench *b);
+	unsigned inside; /* accesses that were under way when stop() returned */
 	unsigned done;
 };
 
@@ -420,6 +439,7 @@ static void *stopper(void *arg)
 	struct stopper *s = arg;
 
 	s->stop(s->b);
+	s->inside = __atomic_load_n(&s->b->mem.inside, __ATOMIC_RELAXED);
 	__atomic_store_n(&s->done, 1, __ATOMIC_RELEASE);
 	return NULL;
 }
@@ -445,22 +465,25 @@ static void stopping_waits_for_the_access_under_way(void **state)
 		bench_start(b, (struct sim_port){mem_read, mem_write, &b->mem}, hostile);
 		if (!hostile) {
 			set_master(b, true);
-			start(b, 0, 0, 64, SIM_EDU_TO_MEMORY);
+			start(b, 0, 0, 0x10000, SIM_EDU_TO_MEMORY);
 		}
 		eventfd_read(b->mem.held, &count); /* in the first access */
 		assert_int_equal(pthread_create(&thread, NULL, stopper, &s), 0);
 		nanosleep(&moment, NULL);
 		assert_int_equal(__atomic_load_n(&s.done, __ATOMIC_ACQUIRE), 0);
-		eventfd_write(b->mem.hold, 1);
+		/* If it came late, the device was in another access by then. */
+		do
+			eventfd_write(b->mem.hold, 1);
+		while (!__atomic_load_n(&s.done, __ATOMIC_ACQUIRE) && !nanosleep(&moment, NULL));
 		pthread_join(thread, NULL);
+		assert_int_equal(s.inside, 0);
 		nr_access = __atomic_load_n(&b->mem.nr_access, __ATOMIC_RELAXED);
-		assert_int_equal(nr_access, 1);
 		nanosleep(&moment, NULL);
 		assert_int_equal(__atomic_load_n(&b->mem.nr_access, __ATOMIC_RELAXED), nr_access);
 		if (stops[i] == stop_by_master) {
 			wait_done(b);
 			assert_int_equal(reg(b, SIM_EDU_DMA_RESULT, 4), SIM_EDU_NO_MASTER);
-			assert_int_equal(reg(b, SIM_EDU_DMA_COUNT, 4), 8);
+			assert_int_equal(reg(b, SIM_EDU_DMA_COUNT, 4), 8 * nr_access);
 		}
 		if (stops[i] == stop_by_reset)
 			assert_int_equal(reg(b, SIM_EDU_DMA_CMD, 4), 0);
