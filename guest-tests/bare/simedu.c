@@ -5,7 +5,8 @@
  * reads and writes at random IOVAs all the time.
  *
  * The device's buffer is seen through its BAR, so nothing needs to be mapped to look at it.
- * Parameters: kind=8103|6000|8110; locked=1: the DARTs are locked (quirk=locked-ttbr).
+ * Parameters: kind=8103|6000|8110; locked=1: the DARTs are locked (quirk=locked-ttbr); hung=1: the
+ * tame device's DART is one that will hang (quirk=hung-invalidate), and nothing else is looked at.
  */
 #include <linux/pci_regs.h>
 
@@ -738,6 +739,59 @@ static void check_hostile(void)
 	claim_end();
 }
 
+/* ---- a DART that hangs ----------------------------------------------------------------------- */
+
+#define DMAS_BEFORE_HANG 256
+
+static void check_hung(void)
+{
+	struct virtio_iommu_fault fault;
+
+	begin("device_whose_dart_hangs_is_cut_off_and_memory_is_safe");
+	map(BASE, 24, 4, WO);
+	map(OTHER, 33, 2, RW);
+	map(OTHER + 0x100000, 36, 4, RO);
+	for (unsigned i = 0; i < DMAS_BEFORE_HANG; i++) {
+		fill(expected, 8);
+		simedu_put(&edu, 0, expected, 8);
+		claim_check_at("a DMA", i, simedu_copy(&edu, BASE + i * 16, 0, 8, SIM_EDU_TO_MEMORY), SIM_EDU_DONE);
+		memcpy(want[24] + i * 16, expected, 8);
+	}
+	/* what it remembers of these pages cannot be taken from it: only the device can be stopped */
+	claim_check("unmap", iommu_unmap(&iommu, DOMAIN, BASE, BASE + FRAME - 1), VIRTIO_IOMMU_S_IOERR);
+	check_ram("memory");
+	for (uint64_t iova = BASE; iova < BASE + FRAME; iova += PAGE)
+		claim_check("where it was mapped", simedu_copy(&edu, iova, 0, 8, SIM_EDU_TO_MEMORY),
+			    SIM_EDU_REFUSED_AT);
+	claim_check("where it is mapped", simedu_copy(&edu, OTHER, 0, 8, SIM_EDU_TO_MEMORY), SIM_EDU_REFUSED_AT);
+	claim_check("where it may read", simedu_copy(&edu, OTHER + 0x100000, 0, 8, 0), SIM_EDU_REFUSED_AT);
+	check_ram("memory after more DMA");
+	claim_check("the guest is told", iommu_event(&iommu, EVENT_US, &fault), true);
+	claim_check("of whom", fault.endpoint, edu.rid);
+	/* no request of the guest's brings it back */
+	(void)iommu_detach(&iommu, DOMAIN, edu.rid);
+	(void)iommu_attach(&iommu, DOMAIN2, edu.rid, 0);
+	(void)iommu_map(&iommu, DOMAIN2, BASE, BASE + FRAME - 1, gpa_of(ram[24]), RW);
+	claim_check("in a new domain", simedu_copy(&edu, BASE, 0, 8, SIM_EDU_TO_MEMORY), SIM_EDU_REFUSED_AT);
+	vdev_reset(&iommu.dev);
+	check_ram("memory after a reset");
+	claim_end();
+
+	claim_begin("other_devices_work_on");
+	claim_check("the virtio-iommu starts", iommu_start(&iommu, IOMMU_FEATURES) == NULL, true);
+	fill_words(gpa_of(ram), gpa_of(ram) + sizeof(ram), SECRET);
+	simedu_write64(&hostile, SIM_EDU_SECRET, SECRET);
+	simedu_write64(&hostile, SIM_EDU_PATTERN, PATTERN);
+	claim_check("attach", iommu_attach(&iommu, DOMAIN, hostile.rid, 0), OK);
+	map(ARENA, 40, 4, RW);
+	provoke(ARENA, ARENA + FRAME - 1, 3000, NULL);
+	claim_check("secrets seen", simedu_read64(&hostile, SIM_EDU_SEEN) > 0, true);
+	unmap(ARENA, 4);
+	claim_check("what it wrote", pages_are(40, 4, PATTERN, SECRET), true);
+	claim_check("that it wrote", pages_are(40, 4, SECRET, SECRET), false);
+	claim_end();
+}
+
 void payload(void)
 {
 	if (dtb_read(boot_dtb, &machine)) {
@@ -748,6 +802,11 @@ void payload(void)
 	kind = (unsigned)dtb_parameter(&machine, "kind", 0);
 	if (!simedu_find(0, &edu) || !simedu_find(1, &hostile)) {
 		print("FAIL simedu: it needs two simulated edu devices\n");
+		return;
+	}
+	if (dtb_parameter(&machine, "hung", 0)) {
+		check_hung();
+		vdev_reset(&iommu.dev);
 		return;
 	}
 	gic_init();
