@@ -885,8 +885,9 @@ void dart_model_write(struct dart_model *model, uint32_t offset, uint32_t value)
 /* ---- DMA ------------------------------------------------------------------------------------- */
 
 /*
- * Copy a naturally aligned piece of @size bytes, in one access to memory. Relaxed: the device
- * orders nothing but its own bytes, and the other side's plain accesses are its business.
+ * Copy a naturally aligned piece in one access to memory, in order with those before and after: a
+ * bus keeps a device's writes in order, and drivers count on it that what an entry announces is
+ * there when they see the entry, and its valid flag last.
  */
 #define COPY_PIECE(type, mem, buf, write)                                                          \
 	do {                                                                                       \
@@ -894,9 +895,9 @@ void dart_model_write(struct dart_model *model, uint32_t offset, uint32_t value)
                                                                                                    \
 		if (write) {                                                                       \
 			memcpy(&piece, buf, sizeof(piece));                                        \
-			__atomic_store_n((type *)(mem), piece, __ATOMIC_RELAXED);                  \
+			__atomic_store_n((type *)(mem), piece, __ATOMIC_RELEASE);                  \
 		} else {                                                                           \
-			piece = __atomic_load_n((type *)(mem), __ATOMIC_RELAXED);                  \
+			piece = __atomic_load_n((type *)(mem), __ATOMIC_ACQUIRE);                  \
 			memcpy(buf, &piece, sizeof(piece));                                        \
 		}                                                                                  \
 	} while (0)

@@ -93,7 +93,8 @@ void dart_model_write(struct dart_model *model, uint32_t offset, uint32_t value)
 /**
  * dart_model_dma_read, dart_model_dma_write - a device's access on stream @sid
  *
- * Aligned pieces of 8 bytes (of 4 and 2 at the ends) are single-copy atomic, lowest address first.
+ * Aligned pieces of 8 bytes (of 4 and 2 at the ends) are single-copy atomic, and in order: lowest
+ * address first, and after those of accesses that returned before.
  * Every byte before the one that faults, whose address is latched, has been copied; none from there
  * on. @addr may lie above the IOVA width: upper bits are ignored, as hardware does.
  *
