@@ -357,6 +357,22 @@ static void a_frame_whose_last_hole_fills_becomes_direct_if_that_is_the_policy(v
 	assert_int_equal(stats_of(fx).bounce_live, 1);
 }
 
+static void a_frame_that_becomes_direct_is_so_at_every_granule(void **state)
+{
+	struct fixture *fx = start(state, &promoting_cfg);
+
+	add_dart(fx, 0, DART_MODEL_T8020, 14, false);
+	add_dart(fx, 1, DART_MODEL_T8020, 12, false);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(mediator_attach(fx->m, 1, i, false), 0);
+	fill_frame(fx);
+	assert_int_equal(stats_of(fx).to_direct, 1);
+	for (unsigned s = 0; s < 4; s++) {
+		assert_true(dev_write_on(fx, 1, IOVA + s * G, 7 + s));
+		assert_int_equal(*guest(fx, RAM + H + s * G), 7 + s);
+	}
+}
+
 static void a_bounce_frame_that_becomes_direct_loses_no_late_write(void **state)
 {
 	struct fixture *fx = one_dart(state, &promoting_cfg, false);
@@ -1404,6 +1420,7 @@ int main(void)
 		TEST(a_neighbour_that_fits_no_window_makes_it_bounce),
 		TEST(a_window_that_becomes_bounce_loses_no_late_write),
 		TEST(a_frame_whose_last_hole_fills_becomes_direct_if_that_is_the_policy),
+		TEST(a_frame_that_becomes_direct_is_so_at_every_granule),
 		TEST(a_bounce_frame_that_becomes_direct_loses_no_late_write),
 		TEST(a_direct_frame_that_loses_a_slot_becomes_bounce_and_loses_no_late_write),
 		TEST(a_map_that_fails_after_a_frame_became_direct_leaves_it_as_it_was),
