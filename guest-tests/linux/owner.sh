@@ -161,16 +161,19 @@ is_refused() {
 		"translation fault: stream:1 code:0x$code ($5) at $1"
 }
 
+# An address inside the page.
+inside() { printf '0x%x' $((iova + 0x1238)); }
+
 # In all not more than ten faults for one handler: the kernel's log would leave out the rest.
 page_is_not_written() {
 	map_of read && was=$word && is_refused "$iova" write 408 10 "$1" && map_of read &&
 		same 'what is there then' "$word" "$was"
 }
-page_is_not_read() { map_of write && is_refused "$iova" read 10 20 'READ FAULT'; }
+page_is_not_read() { map_of write && is_refused "$(inside)" read 10 20 'READ FAULT'; }
 # The DART has it in its TLB when it goes.
 page_is_gone() {
 	map_of gone && same 'before' "$(/test/simedu "$bdf" read "$iova")" "done $word" &&
-		echo >"/sys/bus/pci/devices/$bdf/maps" && is_refused "$iova" read 4 8 'NO PTE FOR IOVA'
+		echo >"/sys/bus/pci/devices/$bdf/maps" && is_refused "$(inside)" read 4 8 'NO PTE FOR IOVA'
 }
 nothing_is_there() { is_refused 0x12345678 read 2 4 'NO PMD FOR IOVA'; }
 
