@@ -56,9 +56,10 @@ $(B)/linux/blkcheck-native: $(BLKCHECK) $(BLKCHECK_H) $(B)/.deps
 	$(call say,CC,$@)
 	$(Q)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -o $@ $(BLKCHECK) -luring -lpthread
 
-# Linux's own DART driver, as a module. The script knows whether there is anything to do.
+# Linux's own DART driver, as a module. The script knows whether there is anything to do. Without it only
+# the scenarios fail that need it.
 apple-dart: $(B)/.deps
-	$(Q)guest-tests/linux/apple-dart/build
+	-$(Q)guest-tests/linux/apple-dart/build
 
 .PHONY: apple-dart
 
