@@ -67,7 +67,7 @@ void nvme_update_intx(struct sim_nvme *nvme)
 	for (unsigned i = 0; i < nr_queues(nvme); i++) {
 		const struct nvme_cq *cq = &nvme->cqs[i];
 
-		level |= cq->live && cq->interrupts && cq->head != cq->tail &&
+		level |= cq->live && cq->interrupts && cq->nr_waiting > 0 &&
 			 (cq->vector >= 32 || !(nvme->intm & BIT(cq->vector)));
 	}
 	sim_pci_set_intx(nvme->pci, level);
@@ -251,6 +251,11 @@ void nvme_finish(struct nvme_request *req, unsigned status)
 				   (cq->phase ? (uint32_t)NVME_CQE_PHASE : 0) |
 				   status << NVME_CQE_STATUS_SHIFT);
 	addr = cq->base + cq->tail * NVME_CQE_LEN;
+	/* Before it is written: a driver that polls may take it, and say so, at once. */
+	if (++cq->tail == cq->size) {
+		cq->tail = 0;
+		cq->phase = !cq->phase;
+	}
 	pthread_mutex_unlock(&nvme->lock);
 
 	if (post(nvme, addr, cqe)) {
@@ -262,10 +267,7 @@ void nvme_finish(struct nvme_request *req, unsigned status)
 	}
 
 	pthread_mutex_lock(&nvme->lock);
-	if (++cq->tail == cq->size) {
-		cq->tail = 0;
-		cq->phase = !cq->phase;
-	}
+	cq->nr_waiting++;
 	nvme_update_intx(nvme);
 	if (cq->interrupts)
 		sim_pci_fire(nvme->pci, cq->vector);
@@ -489,13 +491,15 @@ static void ring_sq(struct sim_nvme *nvme, struct nvme_sq *sq, uint32_t tail)
 
 static void ring_cq(struct sim_nvme *nvme, struct nvme_cq *cq, uint32_t head)
 {
-	/* Past the tail there is nothing that could have been consumed. */
-	if (head >= cq->size ||
-	    (head + cq->size - cq->head) % cq->size > (cq->tail + cq->size - cq->head) % cq->size) {
+	uint32_t nr_taken = (head + cq->size - cq->head) % cq->size;
+
+	/* Past the tail there is nothing that could have been taken. */
+	if (head >= cq->size || nr_taken > (cq->tail + cq->size - cq->head) % cq->size) {
 		tell_event(nvme, NVME_EVENT_BAD_DOORBELL_VALUE);
 		return;
 	}
 	cq->head = head;
+	cq->nr_waiting -= (int)nr_taken;
 	/* Now and not by the thread: the line must be down before the guest's end of interrupt. */
 	nvme_update_intx(nvme);
 	if (cq->starved) {

@@ -77,6 +77,7 @@ struct nvme_cq {
 	uint32_t size, head, tail; /* entries; head is the guest's, < size */
 	uint64_t base;
 	unsigned reserved; /* entries that commands under way will need */
+	int nr_waiting;	   /* entries told and not taken; -1: one is taken before it was told */
 	unsigned nr_sqs;
 };
 

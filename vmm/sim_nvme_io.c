@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <string.h>
-#include <sys/uio.h>
 
 /* ---- data ----------------------------------------------------------------------------------- */
 
@@ -104,7 +103,6 @@ static int submit(struct nvme_request *req, enum nvme_step step)
 		break;
 	case NVME_STEP_WRITE:
 		io_uring_prep_write(sqe, fd, req->buf + req->pos, (unsigned)req->left, req->offset);
-		sqe->rw_flags = req->sync ? RWF_DSYNC : 0;
 		break;
 	case NVME_STEP_SYNC:
 		io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
@@ -155,7 +153,8 @@ static bool moved(struct nvme_request *req, int n)
 	return !req->left;
 }
 
-static int zeroed(struct nvme_request *req)
+/* written - all of it is in the file */
+static int written(struct nvme_request *req)
 {
 	return req->sync ? submit(req, NVME_STEP_SYNC) : NVME_SC_SUCCESS;
 }
@@ -180,7 +179,7 @@ static int proceed(struct nvme_request *req, int res)
 	case NVME_STEP_WRITE:
 		if (res <= 0)
 			return write_error(res);
-		return moved(req, res) ? NVME_SC_SUCCESS : submit(req, NVME_STEP_WRITE);
+		return moved(req, res) ? written(req) : submit(req, NVME_STEP_WRITE);
 	case NVME_STEP_SYNC:
 		if (res < 0)
 			return write_error(res);
@@ -193,11 +192,11 @@ static int proceed(struct nvme_request *req, int res)
 			return submit(req, NVME_STEP_ZERO);
 		}
 		req->left = 0;
-		return res < 0 ? write_error(res) : zeroed(req);
+		return res < 0 ? write_error(res) : written(req);
 	case NVME_STEP_ZERO:
 		if (res <= 0)
 			return write_error(res);
-		return moved(req, res) ? zeroed(req) : submit(req, NVME_STEP_ZERO);
+		return moved(req, res) ? written(req) : submit(req, NVME_STEP_ZERO);
 	}
 	return NVME_SC_SUCCESS;
 }
