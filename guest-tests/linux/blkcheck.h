@@ -22,7 +22,7 @@ void check_sectors(const uint64_t *got, uint64_t sector, uint64_t count);
 
 /**
  * blkrandom - carry out the history's last step, a random run (blkrandom.c)
- * @depth: I/Os in flight; fewer only while the next one has to wait for one that it overlaps
+ * @depth: I/Os in flight, at most MAX_DEPTH
  * @align: of buffers in memory, bytes, a divisor of SECTOR
  * A request that may fail and does ends it, once those in flight have ended. What it was to write
  * is there or not. Return: 0; 1 after fail() or a line that says what went wrong.

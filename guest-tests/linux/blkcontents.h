@@ -78,7 +78,8 @@ bool written_in_run(uint64_t block);
  */
 struct random_io random_io_get(unsigned index);
 
-/* From now on the sectors it writes hold what it writes. One thread, in the order of @index. */
+/* From now on the sectors it writes hold what it writes. One thread; those that overlap in order.
+ */
 void random_io_done(const struct random_io *io, unsigned index);
 
 /* make_sector - what sector @sector holds now; @words: SECTOR_WORDS */

@@ -2,8 +2,8 @@
 /*
  * blkrandom - random I/O at a queue depth, verified.
  *
- * I/Os begin in the order of their numbers; one that overlaps another in flight waits for that, so
- * the outcome follows from the seed alone, in whatever order the disk ends them.
+ * I/Os that overlap are carried out in the order of their numbers, one after the other, so the
+ * outcome follows from the seed alone, in whatever order the disk ends them. Others overtake them.
  *
  * Buffers come from one arena, in up to eight pieces at any multiple of @align, closely packed:
  * pages are shared by several I/Os in flight and by bytes that the CPU writes meanwhile. Whatever
@@ -42,6 +42,9 @@ struct run {
 	uint8_t *arena;
 	bool *taken; /* one per cell */
 	unsigned nr_cells;
+	unsigned next;		     /* I/O that has not even waited */
+	unsigned waiting[MAX_DEPTH]; /* numbers of others before it, ascending */
+	unsigned nr_waiting;
 	unsigned nr_busy, most_in_flight;
 	uint64_t nr_done[NR_RANDOM_KINDS], bytes;
 };
@@ -190,13 +193,22 @@ static void check_sector(uint64_t *at, uint64_t sector)
 
 /* ---- I/O ---- */
 
-static bool overlaps_one_in_flight(const struct run *run, const struct random_io *what)
+static bool overlap(const struct random_io *a, const struct random_io *b)
+{
+	return a->sector < b->sector + b->nr_sectors && b->sector < a->sector + a->nr_sectors;
+}
+
+/* Has it to wait for one in flight, or for one of the first @nr that wait themselves? */
+static bool has_to_wait(const struct run *run, const struct random_io *what, unsigned nr)
 {
 	for (unsigned i = 0; i < run->depth; i++) {
-		const struct io *io = &run->ios[i];
+		if (run->ios[i].busy && overlap(&run->ios[i].what, what))
+			return true;
+	}
+	for (unsigned i = 0; i < nr; i++) {
+		struct random_io other = random_io_get(run->waiting[i]);
 
-		if (io->busy && what->sector < io->what.sector + io->what.nr_sectors &&
-		    io->what.sector < what->sector + what->nr_sectors)
+		if (overlap(&other, what))
 			return true;
 	}
 	return false;
@@ -211,8 +223,8 @@ static struct io *free_io(struct run *run)
 	return NULL;
 }
 
-/* Return: false if it has to wait. */
-static bool begin(struct run *run, unsigned index)
+/* begin - I/O number @index, behind the first @nr that wait. Return: false if it has to wait. */
+static bool begin(struct run *run, unsigned index, unsigned nr)
 {
 	struct io *io = free_io(run);
 	struct io_uring_sqe *sqe;
@@ -221,7 +233,7 @@ static bool begin(struct run *run, unsigned index)
 	if (!io)
 		return false;
 	io->what = random_io_get(index);
-	if (overlaps_one_in_flight(run, &io->what))
+	if (has_to_wait(run, &io->what, nr))
 		return false;
 	if (io->what.kind <= RANDOM_WRITE && !place(run, io, index))
 		return false;
@@ -248,6 +260,24 @@ static bool begin(struct run *run, unsigned index)
 	io->busy = true;
 	run->nr_busy++;
 	return true;
+}
+
+/* As many as there is room for: those that have waited, then new ones. */
+static void begin_batch(struct run *run)
+{
+	unsigned kept = 0;
+
+	for (unsigned i = 0; i < run->nr_waiting; i++) {
+		if (!begin(run, run->waiting[i], kept))
+			run->waiting[kept++] = run->waiting[i];
+	}
+	run->nr_waiting = kept;
+	while (run->next < run->nr_ios && run->nr_busy < run->depth &&
+	       run->nr_waiting < run->depth) {
+		if (!begin(run, run->next, run->nr_waiting))
+			run->waiting[run->nr_waiting++] = run->next;
+		run->next++;
+	}
 }
 
 static void end(struct run *run, struct io *io, int res)
@@ -285,25 +315,22 @@ static int reap(struct run *run, unsigned few)
 
 /*
  * I/Os go out in batches: one by one, a quick disk would be done with each before the next. A batch
- * begins when as few are in flight as chance will have it. Linux hands a batch to the driver 32
- * requests at a time, and that of NVMe rings the doorbell once for all of them.
- * In flight is what was submitted and has not been reaped, as in fio.
+ * begins when as few are in flight as chance will have it. In flight is what was submitted and has
+ * not been reaped, as in fio.
  */
 static int go(struct run *run)
 {
-	unsigned next = 0;
 	int ret;
 
-	while (next < run->nr_ios && !failed && !nr_errors) {
-		while (next < run->nr_ios && begin(run, next))
-			next++;
+	while ((run->next < run->nr_ios || run->nr_waiting) && !failed && !nr_errors) {
+		begin_batch(run);
+		/* with nothing in flight there is memory for any */
 		ret = run->nr_busy ? io_uring_submit(&run->ring) : -ENOMEM;
 		if (ret >= 0) {
 			if (run->nr_busy > run->most_in_flight)
 				run->most_in_flight = run->nr_busy;
-			/* at least one has to end: the next may be waiting for it */
-			ret = reap(run,
-				   next < run->nr_ios ? (unsigned)mix(next) % run->nr_busy : 0);
+			/* at least one has to end, others may be waiting for it */
+			ret = reap(run, (unsigned)mix(run->next) % run->nr_busy);
 		}
 		if (ret < 0) {
 			fprintf(stderr, "blkcheck: random I/O: %s\n", strerror(-ret));
