@@ -291,7 +291,7 @@ static void check_devices(struct check *c)
 
 	nr = sysfs_list(&list, "bus/pci/devices");
 	if (nr <= 0)
-		warn("`granule run` works without --vfio", "PCI devices: none");
+		warn("`granule run --sim` needs none: it has simulated ones", "PCI devices: none");
 	for (int i = 0; i < nr; i++) {
 		const char *bdf = list[i]->d_name;
 		unsigned long group;
