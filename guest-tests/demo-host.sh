@@ -4,7 +4,7 @@
 # demo-host KERNEL INITRD SHELL sim
 # demo-host KERNEL INITRD SHELL vfio PARAMS DEVICE - the part of run-demo that runs on the host, in the
 # lab or not: a guest with a simulated disk, of whose file it takes care itself, or with a device of the
-# host. ./blkcheck is there. Status 0: granule ended well, the guest says that all is well, and so does
+# host (and for a shell with both). ./blkcheck is there. Status 0: granule ended well, the guest says that all is well, and so does
 # the simulated disk's file. SHELL: `shell` for an interactive guest, of which nothing is asked.
 kernel=$1 initrd=$2 shell=$3 what=$4
 shift 4
@@ -37,25 +37,31 @@ run() {
 	grep -q '^guest: all is well' "$log"
 }
 
+simulated="nvme,disk=$file,dart=t6000,darts=2"
+
 kib=$(sed -n '/^KernelPageSize: */{s///;s/ kB//p;q}' /proc/self/smaps)
 echo "host:  Linux $(uname -r), page size $((kib * 1024)) bytes"
-case $what in
-sim)
+if [ "$what" = sim ] || [ "$shell" ]; then
 	./blkcheck fill "$file" $mib
-	sha256=$(sha256sum "$file" | cut -d ' ' -f 1)
-	echo "host:  $mib MiB of a file will be the disk, SHA-256 $sha256"
-	run "t.sha256=$sha256 t.gen=0" --sim "nvme,disk=$file,dart=t6000,darts=2" || exit
-	[ ! "$shell" ] || exit 0
-	./blkcheck read -g 1 "$file" || exit
-	echo "host:  the disk's file has what the guest wrote, where it wrote it, and is unchanged elsewhere"
-	;;
-vfio)
+fi
+if [ "$what" = vfio ]; then
 	for group in /sys/kernel/iommu_groups/*; do
 		for dev in "$group"/devices/*; do
 			[ "$(basename "$(readlink "$dev/driver")")" = vfio-pci ] &&
 				echo "host:  PCI function ${dev##*/} is bound to vfio-pci, IOMMU group ${group##*/}"
 		done
 	done
-	run "$1" --vfio "$2"
-	;;
-esac
+	if [ "$shell" ]; then
+		run "$1" --vfio "$2" --sim "$simulated"
+	else
+		run "$1" --vfio "$2"
+	fi
+elif [ "$shell" ]; then
+	run '' --sim "$simulated"
+else
+	sha256=$(sha256sum "$file" | cut -d ' ' -f 1)
+	echo "host:  $mib MiB of a file will be the disk, SHA-256 $sha256"
+	run "t.sha256=$sha256 t.gen=0" --sim "$simulated" || exit
+	./blkcheck read -g 1 "$file" || exit
+	echo "host:  the disk's file has what the guest wrote, where it wrote it, and is unchanged elsewhere"
+fi
