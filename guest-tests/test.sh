@@ -45,7 +45,8 @@ shows() {
 	done
 }
 
-# What the README promises of `make run`, line by line: of the simulated disk, and of the passed-through one.
+# What the README promises of `make run`, line by line: of the simulated disk, and, in the lab, of the
+# passed-through one.
 demo() {
 	local out ok=0 bad=0 text common
 	if out=$("$make" --no-print-directory run </dev/null 2>&1 | tee /dev/stderr); then
@@ -55,7 +56,7 @@ demo() {
 		bad=1
 	fi
 	common=$(cat <<-'END'
-		^host: .*page size 16384 bytes
+		^host: .*page size (4096|16384|65536) bytes
 		^guest:.*page size 4096 bytes
 		^guest: PCI function .*driver nvme, IOMMU group [0-9]+ of type DMA
 		^guest: SHA-256 read in the guest +[0-9a-f]{64}
@@ -74,9 +75,15 @@ demo() {
 		^host:  granule run .*--sim nvme,disk=.*,dart=t6000,darts=2
 		^host:  the disk's file has what the guest wrote
 	END
+	if [[ $(uname -m) == aarch64 ]]; then
+		echo "$ok passed, $bad failed"
+		[[ $bad -eq 0 ]]
+		return
+	fi
 	text=$(sed -n '/^== a device of the host/,$p' <<<"$out")
 	shows 'the passed-through disk' "$text" <<<"$common"
 	shows 'the passed-through disk' "$text" <<-'END'
+		^host: .*page size 16384 bytes
 		^host:  PCI function .* is bound to vfio-pci
 		^host:  granule run .*--vfio
 		^host:  the backing file has what the guest wrote
@@ -99,7 +106,7 @@ fi
 part 'blkcheck' guest-tests/blkcheck.sh
 part 'bad input' guest-tests/badinput.sh
 part 'guest scenarios' "$make" --no-print-directory guest-check
-if [[ $(uname -m) != aarch64 ]]; then
+if [[ $(uname -m) != aarch64 || -w /dev/kvm ]]; then
 	part 'make run' demo
 fi
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -19,5 +19,11 @@ claim page_mask_suits_the_guest offered_mask
 claim direct_1m_reads_are_exact reads_direct_1m
 claim writes_read_back writes
 generation=$(($(param gen 0) + 1))
+
+# A hostile device beside it: its faults are all there is to complain of.
+if [ "$(param hostile '')" ]; then
+	kernel_complaints=$(echo "$kernel_complaints" | sed 's/page fault from EP|//')
+	claim hostile_device_is_told_of sh -c "dmesg | grep -q 'page fault from EP $(param hostile '') '"
+fi
 claim random_io_at_depth_32_is_exact random_io
 finish
