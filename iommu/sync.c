@@ -716,26 +716,6 @@ static void move_touched_to_front(const struct sync_run *run, const struct sync_
 		frame_to_front(run->table, lines->touched[i]);
 }
 
-/* More has changed than the scratch holds: slot by slot, each in order. */
-static void sync_rings_by_slot(const struct sync_run *run, struct sync_lines *lines)
-{
-	const struct frame_list *rings = &run->table->rings;
-
-	run->stats->unstable++;
-	for (size_t f = 0; f < rings->nr; f++) {
-		const struct frame *frame = frame_at(run->table, rings->v[f]);
-
-		for (unsigned s = 0; s < run->table->nr_slots; s++) {
-			if ((frame->slot[s] & SLOT_RIGHTS) != SLOT_RIGHTS)
-				continue;
-			lines->nr = 0;
-			(void)collect_slot(run, lines, frame->page + s * run->granule,
-					   slot_hva(run->table, frame->slot[s]));
-			apply_lines(run, lines);
-		}
-	}
-}
-
 /*
  * Slots that only one side may write. A write-only one is merged both ways, as a ring is: a driver
  * that keeps a receive buffer mapped, looks into it, writes it and hands it out again (dma_sync_*
@@ -764,6 +744,54 @@ static void sync_payload(const struct sync_run *run, const struct frame_list *li
 	}
 }
 
+static void sync_all_payload(const struct sync_run *run)
+{
+	sync_payload(run, &run->table->rings);
+	sync_payload(run, &run->table->others);
+}
+
+/*
+ * More has changed in rings than the scratch holds: as much at a time as it does, with payload in
+ * between, so that no part shows an entry before its payload. Not without end: a look at all
+ * payload is long. From the back of the list, for in front stands what changes most often, and so
+ * is most likely what tells of the rest.
+ */
+static void sync_rings_by_part(const struct sync_run *run, struct sync_lines *lines,
+			       enum sync_mode mode)
+{
+	const struct frame_list *rings = &run->table->rings;
+	unsigned looks = mode == SYNC_FULL ? COLLECT_LIMIT : 0;
+
+	run->stats->unstable++;
+	lines_clear(lines);
+	for (size_t n = rings->nr * run->table->nr_slots; n--;) {
+		const struct frame *frame =
+			frame_at(run->table, rings->v[n / run->table->nr_slots]);
+		unsigned s = (unsigned)(n % run->table->nr_slots);
+		uint8_t *bounce = frame->page + s * run->granule;
+		size_t before = lines->nr;
+
+		if ((frame->slot[s] & SLOT_RIGHTS) != SLOT_RIGHTS)
+			continue;
+		if (collect_slot(run, lines, bounce, slot_hva(run->table, frame->slot[s])))
+			continue;
+		lines->nr = before;
+		dma_barrier();
+		/* One look is left for the last part. */
+		if (looks > 1) {
+			sync_all_payload(run);
+			looks--;
+		}
+		apply_lines(run, lines);
+		lines_clear(lines);
+		(void)collect_slot(run, lines, bounce, slot_hva(run->table, frame->slot[s]));
+	}
+	dma_barrier();
+	if (looks)
+		sync_all_payload(run);
+	apply_lines(run, lines);
+}
+
 void sync_frames(struct frame_table *table, const struct pool *pool, size_t granule,
 		 enum sync_dir dir, enum sync_mode mode, struct sync_scratch *scratch,
 		 struct mediator_stats *stats)
@@ -780,15 +808,13 @@ void sync_frames(struct frame_table *table, const struct pool *pool, size_t gran
 
 	dma_barrier();
 	rings = snapshot_rings(&run, scratch);
-	if (mode == SYNC_FULL) {
-		sync_payload(&run, &table->rings);
-		sync_payload(&run, &table->others);
-	}
 	if (rings) {
+		if (mode == SYNC_FULL)
+			sync_all_payload(&run);
 		apply_lines(&run, rings);
 		move_touched_to_front(&run, rings);
 	} else {
-		sync_rings_by_slot(&run, &scratch->snapshot[0]);
+		sync_rings_by_part(&run, &scratch->snapshot[0], mode);
 	}
 	dma_barrier();
 }

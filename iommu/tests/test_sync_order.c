@@ -15,7 +15,8 @@
 #include "iommu/pool.h"
 #include "iommu/sync.h"
 
-#define PAGES 4u /* host pages in a slot */
+#define PAGES	 4u /* host pages in a slot */
+#define NR_SLOTS 20u
 
 struct fixture {
 	size_t page, slot; /* bytes */
@@ -23,7 +24,7 @@ struct fixture {
 	struct pool *pool;
 	struct sync_scratch *scratch;
 	struct mediator_stats stats;
-	uint8_t *guest; /* two slots */
+	uint8_t *guest; /* NR_SLOTS */
 };
 
 /* What the handler knows. With two pages one of them is protected at a time, by turns. */
@@ -100,10 +101,10 @@ static int setup_lines(void **state, size_t nr_slots_of_lines)
 	fx.page = (size_t)sysconf(_SC_PAGESIZE);
 	trap.page = fx.page;
 	fx.slot = PAGES * fx.page;
-	assert_int_equal(pool_create(fx.slot, 16 * fx.slot, &fx.pool), 0);
+	assert_int_equal(pool_create(fx.slot, 2 * NR_SLOTS * fx.slot, &fx.pool), 0);
 	assert_int_equal(sync_scratch_create(nr_slots_of_lines * fx.slot / 64, &fx.scratch), 0);
-	fx.guest = aligned_alloc(fx.slot, 2 * fx.slot);
-	memset(fx.guest, 0, 2 * fx.slot);
+	fx.guest = aligned_alloc(fx.slot, NR_SLOTS * fx.slot);
+	memset(fx.guest, 0, NR_SLOTS * fx.slot);
 	assert_int_equal(frame_table_init(&fx.table, 1, fx.guest), 0);
 	*state = &fx;
 	return 0;
@@ -264,6 +265,40 @@ static void a_ring_is_read_before_the_payload_it_tells_of(void **state)
 	assert_true(*entry_in(fx->guest + fx->slot) >= *entry_in(fx->guest));
 }
 
+/* More has changed than fits, each of @nr slots as much as does; the device writes payload and its
+ * entry again each time the copier comes to one of them. */
+static void check_parts(struct fixture *fx, unsigned nr)
+{
+	struct frame *ring = ring_of(fx, 0), *payload = ring_of(fx, NR_SLOTS - 1);
+
+	payload->slot[0] &= ~(frame_slot)MAP_READ;
+	frame_relist(&fx->table, payload);
+	for (unsigned i = 1; i <= nr; i++)
+		memset(ring_of(fx, i)->page, (int)i, fx->slot);
+	trap.entry = entry_in(payload->page);
+	trap.flag = entry_in(ring->page);
+	*trap.entry = *trap.flag = trap.nr = 1;
+	set_trap(write_entry, payload->page, ring->page, PROT_NONE);
+	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_FULL, fx->scratch,
+		    &fx->stats);
+	end_trap();
+	assert_true(trap.times >= 2);
+	assert_true(*entry_in(fx->guest) > 0);
+	assert_true(*entry_in(fx->guest + (NR_SLOTS - 1) * fx->slot) >= *entry_in(fx->guest));
+	for (unsigned i = 1; i <= nr; i++)
+		assert_int_equal(*(fx->guest + i * fx->slot + fx->slot / 2), i);
+}
+
+static void a_ring_is_read_before_its_payload_though_the_scratch_is_full(void **state)
+{
+	check_parts(*state, 1);
+}
+
+static void a_ring_is_read_before_its_payload_though_the_scratch_is_full_many_times(void **state)
+{
+	check_parts(*state, NR_SLOTS - 2);
+}
+
 static void look_at_the_flag(void)
 {
 	trap.nr = *trap.flag;
@@ -396,6 +431,12 @@ int main(void)
 			teardown),
 		cmocka_unit_test_setup_teardown(a_ring_is_read_before_the_payload_it_tells_of,
 						setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			a_ring_is_read_before_its_payload_though_the_scratch_is_full,
+			setup_tiny_scratch, teardown),
+		cmocka_unit_test_setup_teardown(
+			a_ring_is_read_before_its_payload_though_the_scratch_is_full_many_times,
+			setup_tiny_scratch, teardown),
 		cmocka_unit_test_setup_teardown(an_entry_is_written_before_its_flag, setup,
 						teardown),
 	};
