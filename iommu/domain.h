@@ -56,6 +56,7 @@ struct domain {
 	bool added, removed;
 	bool moving; /* and that a frame has changed its class, see finish_move() */
 	unsigned nr_endpoints;
+	unsigned nr_full;    /* of them SYNC_FULL */
 	struct domain *next; /* env->domains */
 };
 

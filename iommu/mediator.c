@@ -569,8 +569,9 @@ static void forget_domain(struct mediator *m, struct domain *dom)
 }
 
 /* The domain has lost an endpoint; with the last one it dies. */
-static void drop_endpoint(struct mediator *m, struct domain *dom)
+static void drop_endpoint(struct mediator *m, struct domain *dom, const struct endpoint *ep)
 {
+	dom->nr_full -= ep->cfg.sync == SYNC_FULL;
 	if (!--dom->nr_endpoints)
 		forget_domain(m, dom);
 }
@@ -621,9 +622,10 @@ static int attach(struct mediator *m, struct endpoint *ep, uint32_t id, bool byp
 	}
 	ep->domain = dom;
 	dom->nr_endpoints++;
+	dom->nr_full += ep->cfg.sync == SYNC_FULL;
 	dom->relaxed = dom->relaxed && ep->cfg.relaxed;
 	if (old)
-		drop_endpoint(m, old);
+		drop_endpoint(m, old, ep);
 	return 0;
 }
 
@@ -697,7 +699,7 @@ static void detach(struct mediator *m, struct endpoint *ep)
 		if (set_idle_stream(m, stream))
 			log_line(m, "a detached device could not be given bypass access to memory");
 	}
-	drop_endpoint(m, dom);
+	drop_endpoint(m, dom, ep);
 }
 
 int mediator_detach(struct mediator *m, uint32_t domain, uint32_t endpoint)
@@ -1063,6 +1065,13 @@ bool endpoint_needs_sync(const struct endpoint *ep)
 	return ep->cfg.sync != SYNC_NONE;
 }
 
+/* A sync point shows every ring of the domain. If one of them is that of an endpoint with SYNC_FULL
+ * its payload must be there too, whoever's sync point it is. */
+static enum sync_mode mode_of(const struct domain *dom)
+{
+	return dom->nr_full ? SYNC_FULL : SYNC_RINGS;
+}
+
 static void sync_point(struct endpoint *ep, enum sync_dir dir)
 {
 	struct mediator *m = ep->m;
@@ -1071,8 +1080,8 @@ static void sync_point(struct endpoint *ep, enum sync_dir dir)
 		return;
 	pthread_mutex_lock(&m->lock);
 	if (ep->domain && (ep->domain->frames.rings.nr || ep->domain->frames.others.nr)) {
-		sync_frames(&ep->domain->frames, m->env.pool, m->env.granule, dir, ep->cfg.sync,
-			    m->env.scratch, &m->stats);
+		sync_frames(&ep->domain->frames, m->env.pool, m->env.granule, dir,
+			    mode_of(ep->domain), m->env.scratch, &m->stats);
 		if (dir == SYNC_FOR_DEVICE)
 			m->stats.syncs_for_device++;
 		else

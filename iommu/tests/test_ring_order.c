@@ -314,6 +314,43 @@ static void no_entry_is_seen_before_its_payload_however_its_ring_is_mapped(void 
 	}
 }
 
+/* Sync points of a neighbour in the domain, whose own mode asks for less, keep the order too. */
+static void a_neighbours_sync_point_shows_no_entry_before_its_payload(void **state)
+{
+	static const enum sync_mode modes[] = {SYNC_NONE, SYNC_RINGS, SYNC_FULL};
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(modes); i++) {
+		struct setup s = usual;
+		struct fixture *fx;
+
+		s.machine = LIKE_VFIO;
+		s.sync[1] = modes[i];
+		fx = start(&s);
+		assert_int_equal(mediator_attach(fx->m, 1, 1, false), 0);
+		map(fx, DATA, DATA_GPA, G, WO);
+		map(fx, COMMAND, CMD_GPA, G, RO);
+		whole_frame(fx);
+		dev_write(fx, 0, DATA, 1);
+		dev_write(fx, 0, RING, 1);
+		endpoint_sync_for_cpu(fx->ep[1]);
+		assert_true(*guest(fx, RING_GPA) <= *guest(fx, DATA_GPA));
+		*guest(fx, CMD_GPA) = 1;
+		*guest(fx, RING_GPA + 8) = 1;
+		endpoint_sync_for_device(fx->ep[1]);
+		assert_true(dev_read(fx, 0, RING + 8) <= dev_read(fx, 0, COMMAND));
+		/* once it is alone, its own mode counts */
+		assert_int_equal(mediator_detach(fx->m, 1, 0), 0);
+		*guest(fx, CMD_GPA) = 2;
+		*guest(fx, RING_GPA + 8) = 2;
+		endpoint_sync_for_device(fx->ep[1]);
+		assert_int_equal(mediator_attach(fx->m, 1, 0, false), 0);
+		assert_int_equal(dev_read(fx, 0, RING + 8) == 2, modes[i] != SYNC_NONE);
+		assert_int_equal(dev_read(fx, 0, COMMAND) == 2, modes[i] == SYNC_FULL);
+		stop(fx);
+	}
+}
+
 /* ---- what is no ring ---- */
 
 /* Is a frame of it guest memory itself? */
@@ -463,6 +500,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(no_entry_is_seen_before_its_payload_however_its_ring_is_mapped),
+		cmocka_unit_test(a_neighbours_sync_point_shows_no_entry_before_its_payload),
 		cmocka_unit_test(what_is_large_or_goes_one_way_is_no_ring),
 		cmocka_unit_test(rings_are_direct_where_no_endpoint_needs_them_in_order),
 		cmocka_unit_test(a_bypass_domain_is_guest_memory_as_ever),
