@@ -19,15 +19,21 @@ struct word {
 	size_t len;
 };
 
+/* What Linux takes for white space, whose table is Latin-1's: also a hard space. */
+static bool is_space(char c)
+{
+	return isspace((unsigned char)c) || (unsigned char)c == 0xa0;
+}
+
 /* next_word - what is in quotes has no end but the closing one. False: there is none. */
 static bool next_word(const char **at, struct word *word)
 {
 	const char *start = *at, *end;
 	bool quoted = false;
 
-	while (isspace((unsigned char)*start))
+	while (is_space(*start))
 		start++;
-	for (end = start; *end && (quoted || !isspace((unsigned char)*end)); end++)
+	for (end = start; *end && (quoted || !is_space(*end)); end++)
 		quoted ^= *end == '"';
 	*at = end;
 	if (*start == '"') {

@@ -23,6 +23,10 @@ static void a_command_line_says_what_linux_reads_in_it(void **state)
 		{"iommu.strict=1", STRICT_YES},
 		{"quiet iommu.strict=0 panic=-1", STRICT_LAZY},
 		{"quiet\tiommu.strict=0\tpanic=-1", STRICT_LAZY},
+		/* to Linux 0xa0 is a space, whatever it is a part of */
+		{"a=1\xa0iommu.strict=0", STRICT_LAZY},
+		{"a=\xc3\xa0iommu.strict=0\xa0quiet", STRICT_LAZY},
+		{"iommu.strict=1 --\xa0iommu.strict=0", STRICT_YES},
 		/* kstrtobool() */
 		{"iommu.strict=n", STRICT_LAZY},
 		{"iommu.strict=No", STRICT_LAZY},
