@@ -60,7 +60,7 @@ static bool may_run(const struct sim_nvme *nvme)
 	return nvme->enabled && nvme->master && !nvme->stopped && !shutdown_status(nvme);
 }
 
-void nvme_update_intx(struct sim_nvme *nvme)
+static void update_intx(struct sim_nvme *nvme)
 {
 	bool level = false;
 
@@ -120,7 +120,7 @@ static void forget(struct sim_nvme *nvme)
 	memset(nvme->sqs, 0, sizeof(nvme->sqs));
 	memset(nvme->cqs, 0, sizeof(nvme->cqs));
 	nvme_reset_features(nvme);
-	nvme_update_intx(nvme);
+	update_intx(nvme);
 }
 
 static void disable(struct sim_nvme *nvme)
@@ -268,7 +268,7 @@ void nvme_finish(struct nvme_request *req, unsigned status)
 
 	pthread_mutex_lock(&nvme->lock);
 	cq->nr_waiting++;
-	nvme_update_intx(nvme);
+	update_intx(nvme);
 	if (cq->interrupts)
 		sim_pci_fire(nvme->pci, cq->vector);
 	deleting = release(req);
@@ -501,7 +501,7 @@ static void ring_cq(struct sim_nvme *nvme, struct nvme_cq *cq, uint32_t head)
 	cq->head = head;
 	cq->nr_waiting -= (int)nr_taken;
 	/* Now and not by the thread: the line must be down before the guest's end of interrupt. */
-	nvme_update_intx(nvme);
+	update_intx(nvme);
 	if (cq->starved) {
 		cq->starved = false;
 		wake(nvme);
@@ -533,11 +533,11 @@ static void write_reg(struct sim_nvme *nvme, unsigned off, uint32_t val)
 	switch (off) {
 	case NVME_INTMS:
 		nvme->intm |= val;
-		nvme_update_intx(nvme);
+		update_intx(nvme);
 		break;
 	case NVME_INTMC:
 		nvme->intm &= ~val;
-		nvme_update_intx(nvme);
+		update_intx(nvme);
 		break;
 	case NVME_AQA:
 		nvme->aqa = val & (uint32_t)(NVME_AQA_ASQS | NVME_AQA_ACQS);

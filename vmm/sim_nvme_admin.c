@@ -115,8 +115,8 @@ static int delete_cq(struct nvme_request *req)
 	} else if (nvme->cqs[id].nr_sqs) {
 		status = NVME_SC_QUEUE_DELETION;
 	} else {
+		/* Its share of INTx goes when this completes. */
 		nvme->cqs[id] = (struct nvme_cq){0};
-		nvme_update_intx(nvme);
 	}
 	pthread_mutex_unlock(&nvme->lock);
 	return status;

@@ -150,8 +150,6 @@ void nvme_drop(struct nvme_request *req);
 bool nvme_enabled(struct sim_nvme *nvme);
 /* nvme_serve - fetch and start what the queues hold; the last thing in a completion's handler */
 void nvme_serve(struct sim_nvme *nvme);
-/* nvme_update_intx - queues or masks have changed; with the lock held */
-void nvme_update_intx(struct sim_nvme *nvme);
 
 /* ---- sim_nvme_admin.c ---- */
 

@@ -18,6 +18,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -53,9 +54,9 @@ struct access {
 static struct {
 	pthread_mutex_t lock;
 	uint8_t *mem;
-	uint64_t bad, bad_len; /* refused */
-	bool bad_is_queues;    /* by which port */
-	uint64_t watched;      /* what is written there calls: */
+	uint64_t bad, bad_len;	       /* refused */
+	bool bad_is_queues;	       /* by which port */
+	uint64_t watched, watched_len; /* what is written there calls: */
 	void (*on_watched)(void);
 	unsigned nr_log;
 	struct access log[MAX_LOG];
@@ -94,7 +95,7 @@ static int port_access(void *ctx, uint64_t addr, void *buf, size_t len, bool wri
 		memcpy(m.mem + (addr - MEM_BASE), buf, fine);
 	else if (fine)
 		memcpy(buf, m.mem + (addr - MEM_BASE), fine);
-	if (write && m.on_watched && addr == m.watched)
+	if (write && m.on_watched && addr - m.watched < m.watched_len)
 		watch = m.on_watched;
 	pthread_mutex_unlock(&m.lock);
 	if (watch)
@@ -121,10 +122,11 @@ static void refuse(bool queues, uint64_t addr, uint64_t len)
 	pthread_mutex_unlock(&m.lock);
 }
 
-static void watch(uint64_t addr, void (*fn)(void))
+static void watch(uint64_t addr, uint64_t len, void (*fn)(void))
 {
 	pthread_mutex_lock(&m.lock);
 	m.watched = addr;
+	m.watched_len = len;
 	m.on_watched = fn;
 	pthread_mutex_unlock(&m.lock);
 }
@@ -857,7 +859,9 @@ static void log_pages_are_there_and_end_in_zeroes(void **state)
 	assert_int_equal(get_le64(log + 32), 1);
 	assert_int_equal(get_le64(log + 64), 1);
 	assert_int_equal(get_le64(log + 80), 1);
-	/* from an offset, past the end */
+	/* from an offset, past the end: nothing of earlier commands' data */
+	fill(DATA, 0xee, 4096);
+	assert_int_equal(IO(.opcode = NVME_IO_WRITE, .nsid = 1, .prp1 = DATA, .cdw12 = 7), 0);
 	assert_int_equal(get_log(NVME_LOG_SMART, 1024, 64, NVME_NSID_ALL), 0);
 	get(DATA, log, sizeof(log));
 	assert_int_equal(get_le64(log), 1);
@@ -876,6 +880,12 @@ static void log_pages_are_there_and_end_in_zeroes(void **state)
 	assert_int_equal(get_le32(log + 1024 + 4 * NVME_IO_READ), 1);
 	assert_int_equal(get_le32(log + 1024 + 4 * NVME_IO_WRITE), 3);
 	assert_int_equal(get_le32(log + 1024 + 4 * 5), 0);
+
+	assert_int_equal(get_log(NVME_LOG_EFFECTS, 4096, 1024, 0), 0);
+	get(DATA, log, sizeof(log));
+	assert_int_equal(get_le32(log + 4 * NVME_IO_WRITE), 3);
+	for (unsigned i = 1024; i < 4096; i++)
+		assert_int_equal(log[i], 0);
 
 	assert_int_equal(get_log(4, 512, 0, 0), NVME_SC_LOG_PAGE);
 	assert_int_equal(get_log(0xc0, 512, 0, 0), NVME_SC_LOG_PAGE);
@@ -1169,8 +1179,12 @@ static void room_in_a_completion_queue_is_enough_to_go_on(void **state)
 	for (unsigned i = 0; i < 7; i++)
 		queue_up(&io[3], &(struct command){.opcode = NVME_IO_FLUSH, .nsid = 1});
 	ring_sq(&io[3]);
-	for (unsigned i = 0; i < 7; i++)
-		assert_int_equal(reap(&io[2]).status, 0);
+	for (unsigned i = 0; i < 7; i++) {
+		struct completion c = reap(&io[2]);
+
+		assert_int_equal(c.status, 0);
+		assert_int_equal(c.sq_head, i + 1); /* what has been fetched, no more */
+	}
 }
 
 static void take_at_once(void)
@@ -1188,11 +1202,11 @@ static void an_entry_may_be_taken_before_its_interrupt(void **state)
 	use_intx();
 	for (unsigned i = 0; i < NR_VECTORS; i++)
 		(void)fired(i);
-	watch(io[1].cq + 8, take_at_once);
+	watch(io[1].cq + 8, 8, take_at_once);
 	submit(&io[1], &(struct command){.opcode = NVME_IO_FLUSH, .nsid = 1});
 	while (!peek(&io[1], &c))
 		usleep(100);
-	watch(0, NULL);
+	watch(0, 0, NULL);
 	assert_int_equal(c.status, 0);
 	/* there was room for it and nothing to complain about; its line is not up for nothing */
 	io[1].vector = 0;
@@ -1311,10 +1325,11 @@ static void commands_complete_as_they_end(void **state)
 static const struct shape {
 	unsigned first, blocks, list;
 } shapes[] = {
-	{0, 1, 0},	{512, 1, 0},	{0, 8, 0},	{2048, 4, 0},	    {2048, 5, 0},
-	{4, 8, 0},	{4092, 1, 0},	{0, 16, 0},	{0, 17, 0},	    {3584, 17, 0},
-	{0, 256, 0},	{0, 1024, 0},	{4, 1024, 0},	{0, 1024, 0x20},    {0, 1024, 0xff8},
-	{0, 64, 0xff8}, {0, 24, 0xff8}, {0, 32, 0xff0}, {512, 1023, 0xf80}, {4092, 1024, 0xfe8},
+	{0, 1, 0},	     {512, 1, 0},    {0, 8, 0},	     {2048, 4, 0},    {2048, 5, 0},
+	{4, 8, 0},	     {4092, 1, 0},   {0, 16, 0},     {0, 17, 0},      {3584, 17, 0},
+	{0, 256, 0},	     {0, 1024, 0},   {4, 1024, 0},   {0, 1024, 0x20}, {0, 1024, 0xff8},
+	{0, 64, 0xff8},	     {0, 24, 0xff8}, {0, 24, 0xff0}, {0, 32, 0xff0},  {512, 1023, 0xf80},
+	{4092, 1024, 0xfe8},
 };
 
 /* make_prps - scatter @len bytes over pages that are far apart; @page: bytes */
@@ -1417,7 +1432,7 @@ static void prps_that_cannot_be_are_refused(void **state)
 		{DATA + 1, 0, 1, NVME_SC_PRP_OFFSET},
 		{DATA + 2, 0, 1, NVME_SC_PRP_OFFSET},
 		{DATA, DATA + 0x1200, 16, NVME_SC_PRP_OFFSET},
-		{DATA, LISTS + 4, 24, NVME_SC_PRP_OFFSET},
+		{DATA, LISTS + 0x3004, 24, NVME_SC_PRP_OFFSET}, /* though what it holds would do */
 		{DATA, LISTS, 24, NVME_SC_PRP_OFFSET},		/* an entry inside a page */
 		{DATA, LISTS + 0x1ff8, 32, NVME_SC_PRP_OFFSET}, /* so is the next list */
 		{0x1000, 0, 1, NVME_SC_TRANSFER},
@@ -1432,6 +1447,8 @@ static void prps_that_cannot_be_are_refused(void **state)
 
 	(void)state;
 	put64(LISTS, DATA + 0x1008);
+	put64(LISTS + 0x3004, DATA + 0x1000);
+	put64(LISTS + 0x300c, DATA + 0x2000);
 	put64(LISTS + 0x1ff8, LISTS + 0x2ff8);
 	put64(LISTS + 0x2000, DATA + 0x1000);
 	put64(LISTS + 0x2008, 0x7000);
@@ -1616,6 +1633,7 @@ static void what_the_file_cannot_do_is_a_media_error(void **state)
 		NVME_SC_READ_ERROR);
 	assert_int_equal(IO(.opcode = NVME_IO_READ, .nsid = 1, .prp1 = DATA, .cdw10 = 2),
 			 NVME_SC_READ_ERROR);
+	assert_int_equal(IO(.opcode = NVME_IO_FLUSH, .nsid = 1), 0);
 	/* it is full; it has no holes: then zeroes are written */
 	restart(open("/dev/full", O_RDWR | O_CLOEXEC), DISK_LEN, false, 8);
 	assert_int_equal(IO(.opcode = NVME_IO_WRITE, .nsid = 1, .prp1 = DATA), NVME_SC_CAPACITY);
@@ -1623,8 +1641,7 @@ static void what_the_file_cannot_do_is_a_media_error(void **state)
 	/* and deallocation is only advice */
 	put_range(0, 0, 8, 0);
 	assert_int_equal(IO(.opcode = NVME_IO_DSM, .nsid = 1, .prp1 = DATA, .cdw11 = 4), 0);
-	restart(open("/dev/null", O_RDWR | O_CLOEXEC), DISK_LEN, false, 8);
-	assert_int_equal(IO(.opcode = NVME_IO_WRITE_ZEROES, .nsid = 1, .cdw12 = 2500), 0);
+	assert_int_equal(IO(.opcode = NVME_IO_WRITE_ZEROES, .nsid = 1), NVME_SC_CAPACITY);
 	/* it cannot be written, nor synced */
 	feed = restart_on_pipe(8);
 	assert_int_equal(IO(.opcode = NVME_IO_WRITE, .nsid = 1, .prp1 = DATA), NVME_SC_WRITE_FAULT);
@@ -1634,6 +1651,44 @@ static void what_the_file_cannot_do_is_a_media_error(void **state)
 	assert_int_equal(IO(.opcode = NVME_IO_READ, .nsid = 1, .prp1 = DATA, .cdw12 = 1u << 30),
 			 NVME_SC_WRITE_FAULT);
 	close(feed);
+}
+
+/* A terminal knows no holes, and shows what is written instead: after other data, and more than
+ * fits a buffer. */
+static void zeroes_are_written_where_there_are_no_holes(void **state)
+{
+	int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), end;
+	struct termios raw;
+	uint8_t bytes[4096];
+	uint16_t cid;
+
+	(void)state;
+	if (master < 0 || unlockpt(master)) {
+		close(master);
+		skip();
+	}
+	end = open(ptsname(master), O_RDWR | O_NOCTTY | O_CLOEXEC);
+	assert_int_equal(tcgetattr(end, &raw), 0);
+	cfmakeraw(&raw);
+	assert_int_equal(tcsetattr(end, TCSANOW, &raw), 0);
+	restart(master, DISK_LEN, false, 8);
+	fill(DATA, 0x55, 4096);
+	assert_int_equal(IO(.opcode = NVME_IO_WRITE, .nsid = 1, .prp1 = DATA, .cdw12 = 7), 0);
+	cid = submit(&io[1],
+		     &(struct command){.opcode = NVME_IO_WRITE_ZEROES, .nsid = 1, .cdw12 = 2499});
+	for (uint32_t got = 0; got < 4096 + 2500 * 512;) {
+		struct pollfd p = {end, POLLIN, 0};
+		ssize_t n;
+
+		assert_int_equal(poll(&p, 1, LONG), 1);
+		n = read(end, bytes, sizeof(bytes));
+		assert_true(n > 0);
+		for (ssize_t i = 0; i < n; i++, got++)
+			assert_int_equal(bytes[i], got < 4096 ? 0x55 : 0);
+	}
+	assert_int_equal(reap(&io[1]).cid, cid);
+	assert_int_equal(poll(&(struct pollfd){end, POLLIN, 0}, 1, 0), 0); /* and no more */
+	close(end);
 }
 
 /* /dev/null takes what is written, but cannot be synced. */
@@ -1802,7 +1857,20 @@ static void intx_can_be_masked_by_vector(void **state)
 	reg_write(NVME_INTMS, 4, 0xffffffff);
 	dev->ops->unmask_intx(dev);
 	assert_int_equal(fired(0), 0);
-	reg_write(NVME_CC, 4, 0); /* a reset takes it down, and the masks away */
+	reg_write(NVME_INTMC, 4, 0xffffffff); /* up: it is still not taken */
+	assert_int_equal(fired(0), 1);
+	/* what is deleted needs no attention any more */
+	submit(&admin, &(struct command){.opcode = NVME_ADMIN_DELETE_SQ, .cdw10 = 1});
+	while (!peek(&admin, &c))
+		usleep(100);
+	submit(&admin, &(struct command){.opcode = NVME_ADMIN_DELETE_CQ, .cdw10 = 1});
+	while (!peek(&admin, &c))
+		usleep(100);
+	assert_int_equal(c.status, 0);
+	ring_cq(&admin);
+	dev->ops->unmask_intx(dev);
+	assert_int_equal(fired(0), 0);
+	reg_write(NVME_CC, 4, 0); /* a reset takes the masks away */
 	dev->ops->unmask_intx(dev);
 	assert_int_equal(fired(0), 0);
 }
@@ -1837,6 +1905,13 @@ static void events_wait_for_something_to_tell(void **state)
 			       .cdw10 = NVME_LOG_ERROR | 15 << 16 | 1 << 15),
 			 0);
 	assert_int_equal(ADMIN(.opcode = NVME_ADMIN_ABORT), 0);
+	submit(&admin, &(struct command){.opcode = NVME_ADMIN_GET_LOG,
+					 .prp1 = DATA,
+					 .cdw10 = NVME_LOG_ERROR | 15 << 16});
+	assert_int_equal(reap(&admin).status, 0);
+	c = reap(&admin);
+	assert_int_equal(c.dw0, NVME_LOG_ERROR << 16 | NVME_EVENT_BAD_DOORBELL_VALUE << 8);
+	reg_write(NVME_DB + 8 + 4, 4, 32); /* a head that is none */
 	submit(&admin, &(struct command){.opcode = NVME_ADMIN_GET_LOG,
 					 .prp1 = DATA,
 					 .cdw10 = NVME_LOG_ERROR | 15 << 16});
@@ -2025,6 +2100,35 @@ static void a_guest_that_never_rests_does_not_keep_it_from_stopping(void **state
 		atomic_store(&endless, 0);
 		must_end();
 	}
+}
+
+/* feed_queue - as each half of an entry of a queue of two is written: take it, add a command */
+static void feed_queue(void)
+{
+	static unsigned nr;
+
+	if (nr++ % 2)
+		return;
+	reg_write(NVME_DB + 8 + 4, 4, nr / 2 % 2 ? 0 : 1);
+	reg_write(NVME_DB + 8, 4, nr / 2 % 2 ? 1 : 0);
+}
+
+static void a_queue_that_is_never_empty_leaves_others_and_the_file_their_turn(void **state)
+{
+	(void)state;
+	enable_again(2);
+	create_pair(2, 8);
+	fill(io[1].sq, 0xff, 2 * 64); /* invalid opcodes */
+	watch(io[1].cq, 32, feed_queue);
+	reg_write(NVME_DB + 8, 4, 1);
+	while (atomic_load(&progress) < 1000)
+		usleep(100);
+	for (unsigned i = 0; i < 20; i++)
+		assert_int_equal(
+			run(&io[2],
+			    &(struct command){.opcode = NVME_IO_READ, .nsid = 1, .prp1 = DATA}),
+			0);
+	watch(0, 0, NULL);
 }
 
 static void a_queue_is_deleted_when_its_commands_have_completed(void **state)
@@ -2314,6 +2418,7 @@ int main(void)
 		RUNNING(zeroes_and_deallocated_blocks_read_as_zeroes),
 		RUNNING(a_write_protected_namespace_is_not_written),
 		RUNNING(what_the_file_cannot_do_is_a_media_error),
+		RUNNING(zeroes_are_written_where_there_are_no_holes),
 		RUNNING(writes_are_synced_if_so_asked_or_without_a_cache),
 		RUNNING(memory_that_is_refused_fails_the_command_only),
 		RUNNING(queue_memory_that_is_refused_is_fatal),
@@ -2326,6 +2431,7 @@ int main(void)
 		RUNNING(bus_mastering_ends_when_commands_have_completed),
 		RUNNING(a_stopped_controller_does_nothing_more),
 		RUNNING(a_guest_that_never_rests_does_not_keep_it_from_stopping),
+		RUNNING(a_queue_that_is_never_empty_leaves_others_and_the_file_their_turn),
 		RUNNING(a_queue_is_deleted_when_its_commands_have_completed),
 		RUNNING(a_shutdown_ends_when_all_is_on_the_medium),
 		RUNNING(vcpus_at_odds_do_not_break_it),
