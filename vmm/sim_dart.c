@@ -19,7 +19,8 @@
 /* Twice what the tables of 36 bits of IOVA need. */
 #define MAX_TABLE_BYTES (UINT64_C(64) << 20)
 
-#define MAX_DRAIN_NS UINT64_C(1000000000)
+#define MAX_DRAIN_NS   UINT64_C(10000000000)
+#define DRAIN_PAUSE_NS 50000
 
 _Static_assert(SIM_DART_MMIO_LEN == DART_REGS_SIZE, "what drivers expect");
 _Static_assert(SIM_MEM_PAGE == 1u << PAGE_LG2, "tables are pages");
@@ -54,11 +55,48 @@ static const struct {
 			    DART_T8110_TTBR_ADDR_LG2},
 };
 
+/* ---- waiting --------------------------------------------------------------------------------- */
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/*
+ * Accesses that an invalidation waits for take no time in hardware, but the thread that makes one
+ * here may be scheduled away meanwhile. Drivers know nothing of that: guests' have been seen to
+ * give an invalidation 100 us and then to go on as if it had ended, ours gives up a DART after
+ * 100 ms. So it is the thread that looks at the registers that waits. Bounded, since that other
+ * thread may be waiting for a page of guest RAM.
+ */
+static void drain(struct sim_dart *dart)
+{
+	const struct timespec pause = {.tv_nsec = DRAIN_PAUSE_NS};
+	uint64_t start = 0;
+
+	for (unsigned n = 0; dart_model_draining(dart->model); n++) {
+		if (!n)
+			start = now_ns();
+		else if (now_ns() - start >= MAX_DRAIN_NS)
+			return;
+		if (n < 10)
+			sched_yield();
+		else
+			nanosleep(&pause, NULL);
+	}
+}
+
 /* ---- what stands behind our driver ----------------------------------------------------------- */
 
 static uint32_t host_read(void *ctx, uint32_t offset)
 {
-	return dart_model_read(((struct sim_dart *)ctx)->model, offset);
+	struct sim_dart *dart = ctx;
+
+	drain(dart);
+	return dart_model_read(dart->model, offset);
 }
 
 static void host_write(void *ctx, uint32_t offset, uint32_t value)
@@ -68,14 +106,10 @@ static void host_write(void *ctx, uint32_t offset, uint32_t value)
 
 static uint64_t host_now(void *ctx)
 {
-	struct timespec now;
-
 	(void)ctx;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+	return now_ns();
 }
 
-/* What an invalidation waits for is mostly another thread's access. */
 static void host_relax(void *ctx)
 {
 	(void)ctx;
@@ -190,20 +224,6 @@ static void guest_irq(void *ctx, bool level)
 	struct sim_dart *dart = ctx;
 
 	dart->cfg.irq(dart->cfg.irq_ctx, level);
-}
-
-/*
- * Guests' drivers have been seen to give an invalidation 100 us and then to go on as if it had
- * ended. Accesses that it waits for take no time in hardware, but the thread that makes one here
- * may be scheduled away meanwhile, so it is this vCPU that waits. Bounded, since that thread may be
- * waiting for a page of guest RAM.
- */
-static void drain(struct sim_dart *dart)
-{
-	uint64_t start = host_now(dart);
-
-	while (dart_model_draining(dart->model) && host_now(dart) - start < MAX_DRAIN_NS)
-		sched_yield();
 }
 
 void sim_dart_access(void *ctx, uint64_t off, void *data, unsigned len, bool write)

@@ -564,17 +564,49 @@ static void hold_access(int sig, siginfo_t *info, void *ctx)
 
 static void *read_once(void *arg)
 {
-	struct guest *guest = arg;
+	const struct sim_port *port = arg;
 	uint64_t word;
 
-	return guest->rig.port.read(guest->rig.port.ctx, 0x4000, &word, 8) ? guest : NULL;
+	return port->read(port->ctx, 0x4000, &word, 8) ? arg : NULL;
 }
 
+/* @arg: after so many us */
 static void *let_go_later(void *arg)
 {
-	usleep(50000);
+	usleep((useconds_t)(uintptr_t)arg);
 	atomic_store(&hold.go, true);
 	return arg;
+}
+
+/* Nor does our own driver, which gives up a DART that is busy for 100 ms. */
+static void an_access_that_takes_long_is_no_dart_that_hangs(void **state)
+{
+	struct sigaction action = {.sa_sigaction = hold_access, .sa_flags = SA_SIGINFO}, before;
+	pthread_t reader, releaser;
+	struct sim_rig rig;
+	void *refused;
+
+	sim_rig_init(&rig, kind_of(state), SIM_DART_SOUND, 1, false);
+	assert_int_equal(sim_rig_map(&rig, 0x4000, H, RAM, MAP_READ), 0);
+	hold.page = gmem_ptr(&rig.gmem, RAM, H);
+	atomic_store(&hold.held, false);
+	atomic_store(&hold.go, false);
+	assert_int_equal(sigaction(SIGSEGV, &action, &before), 0);
+	assert_int_equal(mprotect(hold.page, H, PROT_NONE), 0);
+	assert_int_equal(pthread_create(&reader, NULL, read_once, &rig.port), 0);
+	while (!atomic_load(&hold.held))
+		sched_yield();
+	assert_int_equal(pthread_create(&releaser, NULL, let_go_later, (void *)300000), 0);
+
+	assert_int_equal(sim_rig_unmap(&rig, 0x4000, H), 0);
+	assert_true(atomic_load(&hold.go));
+	assert_int_equal(sim_rig_map(&rig, 0x4000, H, RAM, MAP_READ), 0);
+	pthread_join(reader, &refused);
+	assert_null(refused);
+	assert_null(read_once(&rig.port));
+	pthread_join(releaser, NULL);
+	sigaction(SIGSEGV, &before, NULL);
+	sim_rig_fini(&rig);
 }
 
 /* As in hardware, where an access that has translated is over in no time: drivers wait for no
@@ -595,10 +627,10 @@ static void busy_is_not_seen_for_accesses_alone(void **state)
 	atomic_store(&hold.go, false);
 	assert_int_equal(sigaction(SIGSEGV, &action, &before), 0);
 	assert_int_equal(mprotect(hold.page, H, PROT_NONE), 0);
-	assert_int_equal(pthread_create(&reader, NULL, read_once, &guest), 0);
+	assert_int_equal(pthread_create(&reader, NULL, read_once, &guest.rig.port), 0);
 	while (!atomic_load(&hold.held))
 		sched_yield();
-	assert_int_equal(pthread_create(&releaser, NULL, let_go_later, NULL), 0);
+	assert_int_equal(pthread_create(&releaser, NULL, let_go_later, (void *)50000), 0);
 
 	if (guest.regs->select)
 		wr(&guest, guest.regs->select, 1u << SID);
@@ -649,6 +681,7 @@ int main(void)
 		PER_KIND(a_locked_one_of_the_guests_takes_no_tables),
 		PER_KIND(the_line_is_right_after_threads_met),
 		PER_KIND(busy_is_not_seen_for_accesses_alone),
+		PER_KIND(an_access_that_takes_long_is_no_dart_that_hangs),
 		PER_KIND(a_stream_that_none_has_is_refused),
 	};
 
