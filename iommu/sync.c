@@ -707,13 +707,20 @@ static const struct sync_lines *snapshot_rings(const struct sync_run *run,
 	return now;
 }
 
-/* The frames that changed stand in front from now on, unless they all do already. */
+/*
+ * The frames that changed stand in front from now on, unless they all do already; among each other
+ * as before. What stands in front is applied last, and so it is what tells of the rest, as far as
+ * one can guess: a ring changes without the buffers it tells of, with each entry for others, and
+ * was mapped before them.
+ */
 static void move_touched_to_front(const struct sync_run *run, const struct sync_lines *lines)
 {
+	size_t nr = MIN(lines->nr_touched, (size_t)TOUCHED);
+
 	if (!lines->nr || lines->last_frame < lines->nr_touched)
 		return;
-	for (size_t i = 0; i < MIN(lines->nr_touched, TOUCHED); i++)
-		frame_to_front(run->table, lines->touched[i]);
+	for (size_t i = 1; i <= nr; i++)
+		frame_to_front(run->table, lines->touched[(lines->nr_touched - i) % TOUCHED]);
 }
 
 /*

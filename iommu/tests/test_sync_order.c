@@ -320,6 +320,47 @@ static void an_entry_is_written_before_its_flag(void **state)
 	assert_int_equal(*flag_in(fx, fx->guest), 1);
 }
 
+/* A driver may be told by one ring of what is in another slot that both sides write. */
+static void what_was_mapped_first_is_written_last(void **state)
+{
+	struct fixture *fx = *state;
+	struct frame *ring, *data;
+
+	(void)ring_of(fx, 0); /* changes never, so that the others have to move */
+	ring = ring_of(fx, 1);
+	(void)ring_of(fx, 2);
+	data = ring_of(fx, 3);
+	for (uint64_t n = 1; n <= 3; n++) {
+		*entry_in(data->page) = n;
+		*entry_in(ring->page) = n;
+		trap.flag = entry_in(fx->guest + fx->slot);
+		set_trap(look_at_the_flag, fx->guest + 3 * fx->slot, NULL, PROT_READ);
+		sync_for_cpu(fx);
+		end_trap();
+		assert_int_equal(trap.times, n);
+		assert_int_equal(trap.nr, n - 1);
+		assert_int_equal(*trap.flag, n);
+	}
+}
+
+static void what_changes_by_itself_is_written_last(void **state)
+{
+	struct fixture *fx = *state;
+	struct frame *data = ring_of(fx, 0), *ring = ring_of(fx, 1);
+
+	*entry_in(ring->page) = 1;
+	sync_for_cpu(fx);
+	*entry_in(data->page) = 2;
+	*entry_in(ring->page) = 2;
+	trap.flag = entry_in(fx->guest + fx->slot);
+	set_trap(look_at_the_flag, fx->guest, NULL, PROT_READ);
+	sync_for_cpu(fx);
+	end_trap();
+	assert_int_equal(trap.times, 1);
+	assert_int_equal(trap.nr, 1);
+	assert_int_equal(*trap.flag, 2);
+}
+
 /* ---- between the look and the store ---- */
 
 static void a_neighbours_byte_written_before_the_store_stays(void **state)
@@ -437,6 +478,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			a_ring_is_read_before_its_payload_though_the_scratch_is_full_many_times,
 			setup_tiny_scratch, teardown),
+		cmocka_unit_test_setup_teardown(what_was_mapped_first_is_written_last, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(what_changes_by_itself_is_written_last, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(an_entry_is_written_before_its_flag, setup,
 						teardown),
 	};
