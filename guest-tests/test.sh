@@ -62,7 +62,7 @@ demo() {
 		^guest: SHA-256 read in the guest +[0-9a-f]{64}
 		^guest: it reads back as it was written
 		^ +mappings +[1-9][0-9]* made
-		^ +frames +[0-9]+ direct, [0-9]+ exposed, [1-9][0-9]* bounce
+		^ +frames +[0-9]+ direct, [0-9]+ window, [0-9]+ exposed, [1-9][0-9]* bounce
 		^ +bytes copied +.* to devices, .* to the guest
 		^ +syncs +[1-9]
 		^ +conflicts +0

@@ -73,8 +73,10 @@ void stats_print(FILE *file, const struct stats *stats)
 		"  %-14s %" PRIu64 " made, %" PRIu64 " at most at once, %" PRIu64
 		" requests refused\n",
 		"mappings", m->maps, m->mappings_peak, m->refused);
-	fprintf(file, "  %-14s %" PRIu64 " direct, %" PRIu64 " exposed, %" PRIu64 " bounce\n",
-		"frames", m->direct_frames, m->exposed_frames, m->bounce_frames);
+	fprintf(file,
+		"  %-14s %" PRIu64 " direct, %" PRIu64 " window, %" PRIu64 " exposed, %" PRIu64
+		" bounce\n",
+		"frames", m->direct_frames, m->window_frames, m->exposed_frames, m->bounce_frames);
 	fprintf(file,
 		"  %-14s %" PRIu64 " maps and %" PRIu64 " unmaps, %" PRIu64
 		" frames reused as they were\n",
