@@ -52,9 +52,10 @@ static int disk_lock(int fd, const struct disk_config *cfg)
 	if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
-		msg_error("disk %s is locked by another process%s", cfg->path,
-			  cfg->readonly ? ", which may write it; stop that first"
-					: "; stop that, or let both use it with ,ro");
+		msg_error("disk %s is locked: another process uses it, or it is given twice%s",
+			  cfg->path,
+			  cfg->readonly ? "; whoever may write it must go first"
+					: "; stop that, or let all use it with ,ro");
 	else
 		msg_error("disk %s cannot be locked: %s", cfg->path, strerror(errno));
 	return -EBUSY;
