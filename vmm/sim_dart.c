@@ -22,14 +22,6 @@
 #define MAX_DRAIN_NS   UINT64_C(10000000000)
 #define DRAIN_PAUSE_NS 50000
 
-/*
- * How long our driver waits for an invalidation before it cuts the device off. Hardware has ended
- * the accesses that it waits for long before; here the thread that makes one may have to wait for a
- * CPU. So only of a DART that is to hang is it believed soon.
- */
-#define PATIENCE_NS	 UINT64_C(30000000000)
-#define PATIENCE_HUNG_NS UINT64_C(1000000000)
-
 _Static_assert(SIM_DART_MMIO_LEN == DART_REGS_SIZE, "what drivers expect");
 _Static_assert(SIM_MEM_PAGE == 1u << PAGE_LG2, "tables are pages");
 
@@ -210,9 +202,6 @@ static int start_driver(struct sim_dart *dart, char *error, size_t error_len)
 		.name = dart->cfg.name,
 		.host = &host_ops,
 		.host_ctx = dart,
-		.invalidate_timeout_ns = dart->cfg.quirk == SIM_DART_HUNG_INVALIDATE
-						 ? PATIENCE_HUNG_NS
-						 : PATIENCE_NS,
 		.windows = true, /* the model has them */
 		.aperture = {0, UINT64_MAX},
 		.max_table_bytes = MAX_TABLE_BYTES,
