@@ -45,13 +45,15 @@ device_is_quiet() {
 	[ $((command & 4)) -eq 0 ] && [ "$(driver_of "$edu")" = vfio-pci ] && ! pidof granule >/dev/null
 }
 
-# ended NAME SIGNAL STATUS DELAY...: granule, ended by SIGNAL at some moments of its life, says so and cleans up
+# ended NAME SIGNAL STATUS DELAY...: granule, ended by SIGNAL at some moments of its life, says so and
+# cleans up. Its devices are in $devices.
+devices="--vfio $edu"
 ended() {
 	name=$1 signal=$2 want=$3
 	shift 3
 	for delay; do
 		# timeout's child sends the signal; granule itself is our child, with its own status
-		timeout -s "$signal" "$delay" $run -i initrd -m 256 -c 2 --vfio "$edu" -p quiet \
+		timeout -s "$signal" "$delay" $run -i initrd -m 256 -c 2 $devices -p quiet \
 			>/run/out 2>/run/err </dev/null
 		status=$?
 		if [ $status -ne "$want" ]; then
@@ -71,7 +73,13 @@ if [ "$mode" = terminal ]; then
 	for signal in INT TERM HUP; do
 		case $signal in INT) want=130 ;; TERM) want=143 ;; HUP) want=129 ;; esac
 		before=$(stty -g)
-		sh -c "sleep 3; stty -g <$tty >/run/during; kill -$signal \$(pidof granule)" &
+		# Once it has the terminal, or after a minute.
+		sh -c "tries=0
+			while stty -g <$tty >/run/during && [ \"\$(cat /run/during)\" = $before ] && [ \$tries -lt 600 ]; do
+				tries=\$((tries + 1))
+				usleep 100000
+			done
+			kill -$signal \$(pidof granule)" &
 		$run -i initrd -m 256 -c 1 --vfio "$edu" -p quiet >/run/out 2>/run/err
 		status=$?
 		wait
@@ -165,11 +173,30 @@ refused disk_is_a_directory 1 '/root' $run --disk /root
 printf 'x' >odd
 refused disk_has_an_odd_size 1 'odd.*512' $run --disk odd
 rm odd
+
+# ---- simulated devices ----
+refused sim_of_nothing_known 2 'floppy.*nvme or edu' $run --sim floppy
+refused sim_disk_is_missing 1 'nowhere' $run --sim nvme,disk=nowhere
+refused sim_disk_is_a_directory 1 '/root' $run --sim nvme,disk=/root
+printf 'x' >odd
+truncate -s 1M disk
+refused sim_disk_has_an_odd_size 1 'odd.*512' $run --sim nvme,disk=odd
+refused second_sim_disk_is_missing 1 'nowhere' $run --sim nvme,disk=disk --sim nvme,disk=nowhere
+refused sim_disk_is_given_twice 1 'disk.*(use|twice)' $run --sim nvme,disk=disk --sim nvme,disk=disk
+refused sim_without_an_iommu 2 'iommu' $run --iommu off --sim nvme,disk=disk
+refused sim_two_darts_of_the_guest 2 'darts' $run --sim nvme,disk=disk,darts=2,owner=guest
+refused lazy_guest_of_a_sim_without_full_sync 1 'iommu.strict=0.*sync=' \
+	$run -p 'quiet iommu.strict=0' --sim nvme,disk=disk,sync=rings
+rm odd disk
+
 refused stats_cannot_be_written 1 '/nowhere/s' $run --stats /nowhere/s
 
 # ---- the host ----
 mv /dev/kvm /dev/kvm.away
 refused no_kvm 1 '/dev/kvm' $run
+truncate -s 1M disk
+refused no_kvm_for_a_sim 1 '/dev/kvm' $run --sim nvme,disk=disk --sim edu,hostile
+rm disk
 mv /dev/kvm.away /dev/kvm
 mv /dev/vfio/vfio /dev/vfio.away
 refused no_vfio 1 '/dev/vfio' $run --vfio "$edu"
@@ -189,6 +216,15 @@ ended ended_by_SIGHUP HUP 129 0.1 1
 # The kernel takes the device back; the next guest can have it.
 ended ended_by_SIGKILL_first KILL 137 1
 ended ended_by_SIGTERM_after_SIGKILL TERM 143 2
+
+# Simulated devices, one of which never rests.
+truncate -s 1M disk
+devices='--sim nvme,disk=disk,darts=2 --sim edu,hostile'
+ended sim_ended_by_SIGTERM TERM 143 0.05 0.2 0.5 1 3
+devices='--sim nvme,disk=disk,owner=guest'
+ended sim_of_the_guest_ended_by_SIGINT INT 130 0.2 3
+devices="--vfio $edu"
+rm disk
 
 # The terminal goes away under it.
 hangup 4 $run -i initrd -m 256 --vfio "$edu" -p quiet
