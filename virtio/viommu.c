@@ -46,6 +46,13 @@ struct viommu {
 	struct virtio_iommu_config config;
 	struct fault fault; /* taken from the log, waits for a buffer */
 	bool fault_waits;
+	/*
+	 * The driver has made a request, or kicked the event queue. Linux fills that queue without
+	 * a kick before it is ready for an event, and would take one for a NULL pointer
+	 * (drivers/iommu/virtio-iommu.c, viommu_probe() sets vdev->priv after viommu_fill_evtq()):
+	 * a device that already faults must not bring it down.
+	 */
+	bool heard;
 	uint8_t properties[PROBE_SIZE]; /* of the PROBE being answered */
 };
 
@@ -254,6 +261,8 @@ static void deliver_faults(struct viommu *v)
 	struct virtio_iommu_fault event;
 	struct virtqueue_chain chain;
 
+	if (!v->heard)
+		return;
 	while (turns && next_fault(v) && virtqueue_pop(vq, &chain)) {
 		turns--;
 		/* An event is never split: a buffer that is too small goes back, the fault waits.
@@ -312,6 +321,7 @@ static void viommu_notify(struct virtio_dev *dev, unsigned q)
 {
 	struct viommu *v = to_viommu(dev);
 
+	v->heard = true;
 	if (q == REQUESTQ)
 		serve_requests(v);
 	/* After requests too: one may have left a fault, and Linux fills the event queue without a
@@ -328,6 +338,7 @@ static void viommu_reset(struct virtio_dev *dev)
 	/* The next driver is not told what happened to the one before it. */
 	faultlog_clear(mediator_faultlog(v->m));
 	v->fault_waits = false;
+	v->heard = false;
 }
 
 static void viommu_destroy(struct virtio_dev *dev)

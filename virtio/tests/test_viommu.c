@@ -168,14 +168,22 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* restart - reset the device and bring it up with @features; no endpoint is attached then */
-static void restart(struct fixture *f, uint64_t features)
+/* restart_silently - reset the device and bring it up with @features; it has not heard of the
+ * driver but for that */
+static void restart_silently(struct fixture *f, uint64_t features)
 {
 	driver_reset(&f->d);
 	f->d.next_gpa = DRIVER_RAM_BASE;
 	driver_probe(&f->d, features);
 	driver_config(&f->d, offsetof(struct virtio_iommu_config, probe_size), &f->probe_size,
 		      sizeof(f->probe_size));
+}
+
+/* restart - the same with a driver that takes events; no endpoint is attached then */
+static void restart(struct fixture *f, uint64_t features)
+{
+	restart_silently(f, features);
+	driver_kick(&f->d, EVENTQ);
 }
 
 /* ---- requests
@@ -1465,6 +1473,32 @@ static void every_fault_wakes_the_owner(void **state)
 	assert_int_equal(f->wakes, 3);
 }
 
+/* Linux posts its buffers before it can take an event. */
+static void no_event_comes_before_the_driver_has_spoken(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t gpa;
+
+	for (unsigned by_request = 0; by_request < 2; by_request++) {
+		restart_silently(f, DRIVER_ALL_FEATURES);
+		gpa = post(f, EVENT_LEN);
+		raise(f, 7);
+		viommu_deliver_faults(f->dev);
+		assert_no_event(f);
+		assert_false(f->d.irq);
+		if (by_request)
+			assert_int_equal(attach(f, 1, EP_A, 0), VIRTIO_IOMMU_S_OK);
+		else
+			driver_kick(&f->d, EVENTQ);
+		assert_event(f, gpa, 7);
+		/* From then on whenever there is one, until a reset. */
+		gpa = post(f, EVENT_LEN);
+		raise(f, 8);
+		viommu_deliver_faults(f->dev);
+		assert_event(f, gpa, 8);
+	}
+}
+
 static void faults_wait_for_buffers_and_come_in_order(void **state)
 {
 	struct fixture *f = *state;
@@ -1906,6 +1940,7 @@ int main(void)
 		VIOMMU_TEST(requests_left_in_the_queue_need_a_kick),
 		VIOMMU_TEST(a_fault_becomes_an_event),
 		VIOMMU_TEST(every_fault_wakes_the_owner),
+		VIOMMU_TEST(no_event_comes_before_the_driver_has_spoken),
 		VIOMMU_TEST(faults_wait_for_buffers_and_come_in_order),
 		VIOMMU_TEST(an_event_is_never_split_and_waits_for_a_buffer_that_holds_it),
 		VIOMMU_TEST(a_buffer_in_pieces_or_one_that_is_not_writable_is_dealt_with),
