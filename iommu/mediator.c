@@ -24,6 +24,7 @@ struct endpoint {
 	struct endpoint_cfg cfg;
 	struct stream_state *streams[MEDIATOR_MAX_STREAMS];
 	struct domain *domain; /* NULL: unattached */
+	bool told;	       /* the operator knows that an IOMMU of it is cut off */
 	unsigned nr_resv;      /* known once sealed */
 	struct resv_region resv[MAX_RESV];
 	struct endpoint *next;
@@ -43,6 +44,7 @@ struct mediator {
 		*boot_bypass; /* holds the streams of unattached endpoints while bypass is on */
 	struct faultlog *faults;
 	unsigned nr_log_lines;
+	uint64_t errors_told; /* stats.instance_errors, when last looked at */
 	struct mediator_stats stats;
 };
 
@@ -629,8 +631,34 @@ static int attach(struct mediator *m, struct endpoint *ep, uint32_t id, bool byp
 	return 0;
 }
 
+/* An IOMMU that does not answer is cut off, maybe by a request that could be carried out all the
+ * same: the invalidation of what was quarantined before. */
+static void tell_failures(struct mediator *m)
+{
+	char line[256];
+
+	if (m->stats.instance_errors == m->errors_told)
+		return;
+	m->errors_told = m->stats.instance_errors;
+	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
+		bool failed = false;
+
+		for (unsigned i = 0; i < ep->cfg.nr_streams; i++)
+			failed |= ep->streams[i] && ep->streams[i]->id.inst->failed;
+		if (!failed || ep->told)
+			continue;
+		ep->told = true;
+		snprintf(line, sizeof(line),
+			 "%s: an IOMMU did not confirm an invalidation: the device is cut off, and "
+			 "the bounce pages concerned are never used again",
+			 ep->cfg.name);
+		log_line(m, line);
+	}
+}
+
 static int refusal(struct mediator *m, int ret)
 {
+	tell_failures(m);
 	if (ret)
 		m->stats.refused++;
 	return ret;
@@ -992,10 +1020,6 @@ int mediator_unmap(struct mediator *m, uint32_t domain, uint64_t start, uint64_t
 		before = maptree_count(dom->maps);
 		ret = domain_unmap(dom, start, last);
 		m->stats.mappings -= before - maptree_count(dom->maps);
-		if (ret == -EIO)
-			log_line(m, "an IOMMU did not confirm an invalidation: the bounce pages "
-				    "concerned "
-				    "are never used again");
 	}
 	if (!ret)
 		m->stats.unmaps++;
@@ -1016,6 +1040,7 @@ uint64_t mediator_expire(struct mediator *m)
 
 		wait = MIN(wait, this);
 	}
+	tell_failures(m);
 	pthread_mutex_unlock(&m->lock);
 	return wait;
 }
