@@ -27,6 +27,8 @@
  * Enough for a guest to find its disk. */
 #define COMMANDS_BEFORE_HANG 256
 
+_Static_assert(LAYOUT_DART_LEN == SIM_DART_MMIO_LEN, "the guest sees all registers");
+
 struct member {
 	struct sim_config cfg;
 	char name[NAME_LEN];

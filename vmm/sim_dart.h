@@ -28,7 +28,6 @@ enum sim_dart_quirk {
 };
 
 #define SIM_DART_SLOW_NS  UINT64_C(2000000)
-#define SIM_DART_PAGE	  0x4000u	   /* bytes, of all kinds */
 #define SIM_DART_MMIO_LEN UINT64_C(0x4000) /* bytes of registers */
 
 /*

@@ -514,7 +514,7 @@ static int realize_sim(struct vm *vm)
 	};
 	for (unsigned i = 0; i < vm->cfg->nr_sim; i++) {
 		if (vm->cfg->sim[i].guest_owned && vm->kernel.page_size &&
-		    vm->kernel.page_size < SIM_DART_PAGE) {
+		    vm->kernel.page_size < SIM_MEM_PAGE) {
 			msg_warn("--sim owner=guest: %s has pages of %u bytes, and Linux's own "
 				 "DART driver translates for none below 16384; give a 16 KiB "
 				 "kernel, or leave owner=guest away",

@@ -692,9 +692,9 @@ static void verified_random_io(void **state)
 /* After 256 commands no invalidation ends: the device is cut off, and what came before is right. */
 static void hung_invalidation_cuts_the_device_off(void **state)
 {
-	const struct mapping direct = {.start = DATA_IOVA - SIM_DART_PAGE,
+	const struct mapping direct = {.start = DATA_IOVA - SIM_MEM_PAGE,
 				       .last = DATA_IOVA - 1,
-				       .gpa = RAM_BASE + RAM - SIM_DART_PAGE,
+				       .gpa = RAM_BASE + RAM - SIM_MEM_PAGE,
 				       .flags = MAP_WRITE};
 	time_t end = time(NULL) + WAIT_S;
 	struct mediator_stats stats;
