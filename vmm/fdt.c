@@ -31,6 +31,7 @@ enum {
 #define IRQ_LEVEL_HIGH 4
 
 /* PCI address cell 0. Source: IEEE 1275 PCI bus binding, section 2.2.1.1. */
+#define PCI_CELL_IO    0x01000000u
 #define PCI_CELL_MEM32 0x02000000u
 #define PCI_CELL_MEM64 0x03000000u
 
@@ -371,7 +372,8 @@ static void write_pci(struct tree *t, const struct fdt_config *cfg)
 	PROP_CELLS(t, "bus-range", 0, 0);
 	PROP_CELLS(t, "linux,pci-domain", 0);
 	prop_flag(t, "dma-coherent");
-	PROP_CELLS(t, "ranges", PCI_CELL_MEM32, CELLS64(LAYOUT_PCI_MEM32_BASE),
+	PROP_CELLS(t, "ranges", PCI_CELL_IO, CELLS64(0), CELLS64(LAYOUT_PCI_IO_BASE),
+		   CELLS64(LAYOUT_PCI_IO_LEN), PCI_CELL_MEM32, CELLS64(LAYOUT_PCI_MEM32_BASE),
 		   CELLS64(LAYOUT_PCI_MEM32_BASE), CELLS64(LAYOUT_PCI_MEM32_LEN), PCI_CELL_MEM64,
 		   CELLS64(LAYOUT_PCI_MEM64_BASE), CELLS64(LAYOUT_PCI_MEM64_BASE),
 		   CELLS64(LAYOUT_PCI_MEM64_LEN));

@@ -43,6 +43,10 @@
 #define LAYOUT_PCI_ECAM_BASE  0x30000000ull
 #define LAYOUT_PCI_ECAM_LEN   0x00100000ull /* bus 0 only */
 
+/* I/O ports: port p is at base + p */
+#define LAYOUT_PCI_IO_BASE 0x30200000ull
+#define LAYOUT_PCI_IO_LEN  0x00010000ull
+
 /* RAM: low part first; the hole below 4 GiB keeps a DART's MSI doorbell (0xfffff000) free. */
 #define LAYOUT_RAM_LOW_BASE  0x40000000ull
 #define LAYOUT_RAM_LOW_MAX   0xbc000000ull /* 3 GiB - 64 MiB */

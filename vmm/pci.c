@@ -17,6 +17,9 @@
 /* No BAR shares a page with another, whatever the host's page is (4, 16 or 64 KiB). */
 #define BAR_ALIGN 0x10000u
 
+/* Below are the ports of a PC's board; to Linux, port 0 is none. */
+#define FIRST_PORT 0x1000u
+
 struct window {
 	uint64_t next, end;
 };
@@ -26,7 +29,7 @@ struct pci_host {
 	struct bus_region *ecam;
 	pthread_mutex_t lock; /* serialises config accesses and additions */
 	struct pci_func *funcs[NR_DEVFNS];
-	struct window low, high;
+	struct window low, high, ports;
 	struct pci_func bridge;
 };
 
@@ -105,6 +108,7 @@ int pci_host_create(const struct pci_machine *machine, struct pci_host **out)
 				    LAYOUT_PCI_MEM32_BASE + LAYOUT_PCI_MEM32_LEN};
 	host->high = (struct window){LAYOUT_PCI_MEM64_BASE,
 				     LAYOUT_PCI_MEM64_BASE + LAYOUT_PCI_MEM64_LEN};
+	host->ports = (struct window){FIRST_PORT, LAYOUT_PCI_IO_LEN};
 	host->bridge.name = "host bridge";
 	host->bridge.config_read = bridge_read;
 	host->bridge.config_write = bridge_write;
@@ -203,4 +207,21 @@ uint64_t pci_alloc_mem(struct pci_host *host, uint64_t len, bool above_4g)
 		addr = window_alloc(&host->low, len);
 	pthread_mutex_unlock(&host->lock);
 	return addr;
+}
+
+bool pci_in_io(uint64_t port, uint64_t len)
+{
+	return len && port < LAYOUT_PCI_IO_LEN && len <= LAYOUT_PCI_IO_LEN - port;
+}
+
+uint32_t pci_alloc_io(struct pci_host *host, uint64_t len)
+{
+	uint64_t port;
+
+	if (!IS_POW2(len))
+		return 0;
+	pthread_mutex_lock(&host->lock);
+	port = window_alloc(&host->ports, len);
+	pthread_mutex_unlock(&host->lock);
+	return (uint32_t)port;
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * pci - the host bridge: ECAM for bus 0, a slot per function, INTx swizzle. Knows no KVM: what it
- * needs of the machine comes in as struct pci_machine, so it is tested natively.
+ * pci - the host bridge: ECAM for bus 0, windows of memory and of I/O ports, a slot per function,
+ * INTx swizzle. Knows no KVM: what it needs of the machine comes in as struct pci_machine, so it is
+ * tested natively.
  */
 #ifndef VMM_PCI_H
 #define VMM_PCI_H
@@ -54,6 +55,13 @@ int pci_host_add(struct pci_host *host, struct pci_func *func, int devfn);
 
 /* pci_host_remove - nobody reaches @func any more when this returns */
 void pci_host_remove(struct pci_host *host, struct pci_func *func);
+
+/* pci_in_io - does the bridge decode all of the I/O ports [port, port + len)? */
+bool pci_in_io(uint64_t port, uint64_t len);
+
+/* pci_alloc_io - free ports for a BAR of @len (a power of two). Return: the first one, never 0; 0
+ * when none is left. */
+uint32_t pci_alloc_io(struct pci_host *host, uint64_t len);
 
 /* pci_in_window - does the bridge decode all of [addr, addr + len)? Elsewhere a BAR answers nobody.
  */

@@ -22,6 +22,7 @@
 #define MAX_MSI	      32
 #define MAX_MSIX      2048
 #define MIN_MEM_BAR   16u
+#define MIN_IO_BAR    4u
 /* An area loses at most two holes: table and PBA. */
 #define PAGES_PER_BAR (PCI_DEV_MAX_AREAS * 3)
 
@@ -38,8 +39,8 @@ static const char *const mode_names[] = {"none", "INTx", "MSI", "MSI-X"};
 struct bar {
 	struct pci_front *front;
 	unsigned index; /* of its first register */
-	uint64_t size;	/* bytes as the guest sees it, a power of two; 0: no memory BAR here */
-	bool is_64;
+	uint64_t size;	/* bytes as the guest sees it, a power of two; 0: no BAR here */
+	bool is_64, is_io;
 	uint64_t addr; /* where the guest reaches it now; 0: nowhere */
 	struct bus_region *region;
 	unsigned nr_slots;
@@ -78,6 +79,7 @@ struct pci_front {
 	bool forward[CONFIG_LEN];
 	uint8_t after_reset[CONFIG_LEN]; /* shadow at power-on */
 	struct bar bars[PCI_DEV_BARS];
+	bool has_io;			    /* one of them is of I/O ports */
 	unsigned exp_pos, pm_pos, msix_pos; /* capabilities; 0: there is none */
 
 	/* Interrupts, under lines->lock. */
@@ -395,7 +397,7 @@ static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool w
 
 	/* To Device memory an unaligned access is a fault: the host's, not the guest's. And what
 	 * the guest's BAR is larger than the device's answers nothing. */
-	if ((len != 1 && len != 2 && len != 4 && len != 8) || off % len ||
+	if ((len != 1 && len != 2 && len != 4 && (len != 8 || bar->is_io)) || off % len ||
 	    off + len > bar->front->dev->bars[bar->index].size) {
 		if (!write)
 			memset(data, 0xff, len);
@@ -456,7 +458,7 @@ static void map_pages(struct bar *bar)
 	struct pci_dev_bar *real = &bar->front->dev->bars[bar->index];
 	uint64_t page = bar->front->machine->host_page;
 
-	if (bar->front->sync || !IS_ALIGNED(bar->addr, page))
+	if (bar->front->sync || bar->is_io || !IS_ALIGNED(bar->addr, page))
 		return;
 	for (unsigned i = 0; i < real->nr_areas; i++) {
 		struct pci_dev_area *area = &real->areas[i];
@@ -487,10 +489,15 @@ static void bar_unmap(struct bar *bar)
 static uint64_t bar_wanted(const struct bar *bar)
 {
 	const uint8_t *reg = bar->front->shadow + PCI_BASE_ADDRESS_0 + 4 * bar->index;
+	unsigned decodes = bar->is_io ? PCI_COMMAND_IO : PCI_COMMAND_MEMORY;
 	uint64_t addr = get_le32(reg) & PCI_BASE_ADDRESS_MEM_MASK;
 
-	if (!bar->size || !(get_le16(bar->front->shadow + PCI_COMMAND) & PCI_COMMAND_MEMORY))
+	if (!bar->size || !(get_le16(bar->front->shadow + PCI_COMMAND) & decodes))
 		return 0;
+	if (bar->is_io) {
+		addr = get_le32(reg) & PCI_BASE_ADDRESS_IO_MASK;
+		return pci_in_io(addr, bar->size) ? LAYOUT_PCI_IO_BASE + addr : 0;
+	}
 	if (bar->is_64)
 		addr |= (uint64_t)get_le32(reg + 4) << 32;
 	return pci_in_window(addr, bar->size) ? addr : 0;
@@ -515,6 +522,76 @@ static void update_bars(struct pci_front *front)
 	}
 }
 
+static void hide_bar(const struct bar *bar, uint64_t size)
+{
+	msg_warn("%s: BAR %u has the impossible size %#" PRIx64 "; the guest does not see it",
+		 bar->front->dev->name, bar->index, size);
+}
+
+static int init_mem_bar(struct bar *bar, uint32_t flags, char *error, size_t error_len)
+{
+	struct pci_front *front = bar->front;
+	unsigned reg = PCI_BASE_ADDRESS_0 + 4 * bar->index;
+	uint64_t size = front->dev->bars[bar->index].size, addr;
+
+	bar->is_64 = (flags & PCI_BASE_ADDRESS_MEM_TYPE_MASK) == PCI_BASE_ADDRESS_MEM_TYPE_64;
+	if (!IS_POW2(size) || size < MIN_MEM_BAR ||
+	    (bar->is_64 && bar->index == PCI_DEV_BARS - 1) || (!bar->is_64 && size > BIT(31))) {
+		hide_bar(bar, size);
+		return 0;
+	}
+	/* Pages of it are mapped: the guest must not put another BAR into them. */
+	if (!front->sync)
+		size = MAX(size, front->machine->host_page);
+	/* Low if it is small and not prefetchable: a guest then finds it in a window of its kind.
+	 */
+	addr = pci_alloc_mem(front->cfg.host, size,
+			     bar->is_64 &&
+				     (flags & PCI_BASE_ADDRESS_MEM_PREFETCH || size > BIT(24)));
+	if (!addr) {
+		snprintf(error, error_len,
+			 "%s: no room in the guest's %s window for BAR %u of %" PRIu64
+			 " MiB; pass fewer devices",
+			 front->dev->name, bar->is_64 ? "PCI" : "32-bit PCI", bar->index,
+			 size >> 20);
+		return -ENOSPC;
+	}
+	bar->size = size;
+	put_le32(front->shadow + reg, (uint32_t)addr | (flags & ~PCI_BASE_ADDRESS_MEM_MASK));
+	put_le32(front->writable + reg, (uint32_t)(~(size - 1) & PCI_BASE_ADDRESS_MEM_MASK));
+	if (bar->is_64) {
+		put_le32(front->shadow + reg + 4, (uint32_t)(addr >> 32));
+		put_le32(front->writable + reg + 4, (uint32_t)(~(size - 1) >> 32));
+	}
+	return 0;
+}
+
+static int init_io_bar(struct bar *bar, char *error, size_t error_len)
+{
+	struct pci_front *front = bar->front;
+	unsigned reg = PCI_BASE_ADDRESS_0 + 4 * bar->index;
+	uint64_t size = front->dev->bars[bar->index].size;
+	uint32_t port;
+
+	bar->is_io = true;
+	if (!IS_POW2(size) || size < MIN_IO_BAR || size > LAYOUT_PCI_IO_LEN) {
+		hide_bar(bar, size);
+		return 0;
+	}
+	port = pci_alloc_io(front->cfg.host, size);
+	if (!port) {
+		snprintf(error, error_len,
+			 "%s: no room for the %" PRIu64 " I/O ports of BAR %u; pass fewer devices",
+			 front->dev->name, size, bar->index);
+		return -ENOSPC;
+	}
+	bar->size = size;
+	front->has_io = true;
+	put_le32(front->shadow + reg, port | PCI_BASE_ADDRESS_SPACE_IO);
+	put_le32(front->writable + reg, (uint32_t)(~(size - 1) & PCI_BASE_ADDRESS_IO_MASK));
+	return 0;
+}
+
 static int init_bars(struct pci_front *front, const uint8_t *config, char *error, size_t error_len)
 {
 	for (unsigned i = 0; i < PCI_DEV_BARS; i++) {
@@ -523,49 +600,18 @@ static int init_bars(struct pci_front *front, const uint8_t *config, char *error
 		put_le32(front->shadow + PCI_BASE_ADDRESS_0 + 4 * i, 0);
 	}
 	for (unsigned i = 0; i < PCI_DEV_BARS; i++) {
-		unsigned reg = PCI_BASE_ADDRESS_0 + 4 * i;
-		uint32_t flags = get_le32(config + reg);
+		uint32_t flags = get_le32(config + PCI_BASE_ADDRESS_0 + 4 * i);
 		struct bar *bar = &front->bars[i];
-		uint64_t size = front->dev->bars[i].size, addr;
+		int ret;
 
-		if (!size || flags & PCI_BASE_ADDRESS_SPACE_IO)
+		if (!front->dev->bars[i].size)
 			continue;
-		bar->is_64 =
-			(flags & PCI_BASE_ADDRESS_MEM_TYPE_MASK) == PCI_BASE_ADDRESS_MEM_TYPE_64;
-		if (!IS_POW2(size) || size < MIN_MEM_BAR || (bar->is_64 && i == PCI_DEV_BARS - 1) ||
-		    (!bar->is_64 && size > BIT(31))) {
-			msg_warn("%s: BAR %u has the impossible size %#" PRIx64
-				 "; the guest does not see it",
-				 front->dev->name, i, size);
-			i += bar->is_64;
-			continue;
-		}
-		/* Pages of it are mapped: the guest must not put another BAR into them. */
-		if (!front->sync)
-			size = MAX(size, front->machine->host_page);
-		/* Low if it is small and not prefetchable: a guest then finds it in a window of its
-		 * kind. */
-		addr = pci_alloc_mem(
-			front->cfg.host, size,
-			bar->is_64 && (flags & PCI_BASE_ADDRESS_MEM_PREFETCH || size > BIT(24)));
-		if (!addr) {
-			snprintf(error, error_len,
-				 "%s: no room in the guest's %s window for BAR %u of %" PRIu64
-				 " MiB; pass fewer devices",
-				 front->dev->name, bar->is_64 ? "PCI" : "32-bit PCI", i,
-				 size >> 20);
-			return -ENOSPC;
-		}
-		bar->size = size;
-		put_le32(front->shadow + reg,
-			 (uint32_t)addr | (flags & ~PCI_BASE_ADDRESS_MEM_MASK));
-		put_le32(front->writable + reg,
-			 (uint32_t)(~(size - 1) & PCI_BASE_ADDRESS_MEM_MASK));
-		if (bar->is_64) {
-			put_le32(front->shadow + reg + 4, (uint32_t)(addr >> 32));
-			put_le32(front->writable + reg + 4, (uint32_t)(~(size - 1) >> 32));
-			i++; /* the upper half is no BAR of its own */
-		}
+		ret = flags & PCI_BASE_ADDRESS_SPACE_IO
+			      ? init_io_bar(bar, error, error_len)
+			      : init_mem_bar(bar, flags, error, error_len);
+		if (ret)
+			return ret;
+		i += bar->is_64; /* the upper half is no BAR of its own */
 	}
 	return 0;
 }
@@ -678,7 +724,7 @@ static bool locate(const struct pci_front *front, uint32_t reg, unsigned len, un
 {
 	*bar = reg & PCI_MSIX_TABLE_BIR;
 	*off = reg & PCI_MSIX_TABLE_OFFSET;
-	return *bar < PCI_DEV_BARS && front->bars[*bar].size &&
+	return *bar < PCI_DEV_BARS && front->bars[*bar].size && !front->bars[*bar].is_io &&
 	       *off + len <= front->dev->bars[*bar].size;
 }
 
@@ -816,18 +862,21 @@ static int init_config(struct pci_front *front, char *error, size_t error_len)
 	init_caps(front, config);
 	front->is_nvme = front->sync && front->machine->gmem &&
 			 get_le32(front->shadow + PCI_CLASS_REVISION) >> 8 == CLASS_NVME;
+	if (front->has_io)
+		front->writable[PCI_COMMAND] |= PCI_COMMAND_IO;
 	memcpy(front->after_reset, front->shadow, CONFIG_LEN);
 	return 0;
 }
 
-/* write_command - bus mastering is the guest's; memory decoding is always on at the device, for a
- * BAR that goes away under a register access would be a bus error in this process */
+/* write_command - bus mastering is the guest's; decoding is always on at the device, for a BAR that
+ * goes away under a register access would be a bus error in this process */
 static void write_command(struct pci_front *front)
 {
 	unsigned guest = get_le16(front->shadow + PCI_COMMAND);
 	uint8_t command[2];
 
-	put_le16(command, (uint16_t)(PCI_COMMAND_MEMORY | (guest & PCI_COMMAND_MASTER)));
+	put_le16(command, (uint16_t)(PCI_COMMAND_MEMORY | (front->has_io ? PCI_COMMAND_IO : 0) |
+				     (guest & PCI_COMMAND_MASTER)));
 	(void)front->dev->ops->write(front->dev, VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, command,
 				     sizeof(command));
 }

@@ -5,9 +5,9 @@
  * The guest is never given the device's own BARs, command register, MSI or MSI-X capability: these
  * are emulated. Of the capabilities it sees power management (D3 does nothing), MSI, MSI-X, PCI
  * Express (as a root complex integrated endpoint, for there is no port above it) and
- * vendor-specific ones (read-only); the rest, the expansion ROM, I/O BARs and extended config space
- * are hidden. Registers that belong to none of these go to the device (through VFIO, which guards
- * them).
+ * vendor-specific ones (read-only); the rest, the expansion ROM and extended config space are
+ * hidden. Accesses to I/O BARs are trapped, always, and are sync points as those to memory BARs
+ * are. Registers that belong to none of these go to the device (through VFIO, which guards them).
  *
  * Locks, outermost first: the host bridge's (config accesses, BARs), pci_lines.lock (all interrupt
  * state), the mediator's. BAR handlers hold none but the second, and only for the MSI-X table.

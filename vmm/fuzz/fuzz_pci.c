@@ -136,6 +136,12 @@ void msg_raw_terminal(bool raw)
 /* ---- the device --------------------------------------------------------------------------------
  */
 
+/* is_io - by the device's own register */
+static bool is_io(unsigned bar)
+{
+	return b.config[PCI_BASE_ADDRESS_0 + 4 * bar] & PCI_BASE_ADDRESS_SPACE_IO;
+}
+
 static void check_access(struct pci_dev *dev, unsigned region, uint64_t off, unsigned len)
 {
 	demand(dev == &b.dev);
@@ -145,6 +151,7 @@ static void check_access(struct pci_dev *dev, unsigned region, uint64_t off, uns
 		return;
 	}
 	demand(region < PCI_DEV_BARS && (len <= 8 && IS_POW2(len) && off % len == 0));
+	demand(len <= 4 || !is_io(region));
 	demand(off < dev->bars[region].size && len <= dev->bars[region].size - off);
 }
 
@@ -202,7 +209,8 @@ static int dev_write(struct pci_dev *dev, unsigned region, uint64_t off, const v
 	if (region == VFIO_PCI_CONFIG_REGION_INDEX) {
 		if (off == PCI_COMMAND) /* decoding never stops under an access */
 			demand(len == 2 &&
-			       (get_le16(buf) & ~PCI_COMMAND_MASTER) == PCI_COMMAND_MEMORY);
+			       (get_le16(buf) & ~(PCI_COMMAND_MASTER | PCI_COMMAND_IO)) ==
+				       PCI_COMMAND_MEMORY);
 		else
 			for (unsigned i = 0; i < len; i++)
 				demand(!guarded((unsigned)off + i));
@@ -282,6 +290,7 @@ static int map(void *ctx, uint64_t gpa, void *hva, uint64_t len)
 	demand(pci_in_window(gpa, len));
 	demand(at >= bar_mem && at < bar_mem + sizeof(bar_mem));
 	bar = (unsigned)((size_t)(at - bar_mem) / BAR_MEM);
+	demand(!is_io(bar)); /* of ports there is nothing to map */
 	demand((size_t)(at - bar_mem) % BAR_MEM + len <= ALIGN_UP(b.dev.bars[bar].size, HOST_PAGE));
 	if (b.map_fails)
 		return -ENOSPC;
@@ -340,6 +349,8 @@ static uint64_t bar_address(size_t i)
 	uint32_t low = (uint32_t)rd(ecam(DEVFN, PCI_BASE_ADDRESS_0 + 4 * (unsigned)i), 4);
 	uint64_t addr = low & ~0xfu;
 
+	if (low & PCI_BASE_ADDRESS_SPACE_IO)
+		return LAYOUT_PCI_IO_BASE + (low & ~3u);
 	if ((low & 6) == 4 && i < 5)
 		addr |= rd(ecam(DEVFN, PCI_BASE_ADDRESS_0 + 4 * (unsigned)i + 4), 4) << 32;
 	return addr;
@@ -427,7 +438,9 @@ static void step(struct input *in)
 			break;
 		}
 		reg = PCI_BASE_ADDRESS_0 + 4 * ((how >> 1) % 6);
-		if (how & 0x80)
+		if (how & 0x80 && rd(ecam(DEVFN, reg), 4) & PCI_BASE_ADDRESS_SPACE_IO)
+			wr(ecam(DEVFN, reg), 4, take16(in));
+		else if (how & 0x80)
 			wr(ecam(DEVFN, reg), 4,
 			   (uint32_t)LAYOUT_PCI_MEM32_BASE + take8(in) * HOST_PAGE);
 		else

@@ -254,7 +254,7 @@ static void every_virtio_slot_is_coherent_and_one_is_the_iommu(void **state)
 
 static const char pcie[] = "/pcie@30000000";
 
-static void the_pci_host_has_both_windows(void **state)
+static void the_pci_host_has_its_windows(void **state)
 {
 	struct built *b = *state;
 
@@ -263,8 +263,9 @@ static void the_pci_host_has_both_windows(void **state)
 	has_str(b->fdt, pcie, "device_type", "pci");
 	HAS_CELLS(b->fdt, pcie, "reg", 0, LAYOUT_PCI_ECAM_BASE, 0, LAYOUT_PCI_ECAM_LEN);
 	HAS_CELLS(b->fdt, pcie, "bus-range", 0, 0);
-	HAS_CELLS(b->fdt, pcie, "ranges", 0x02000000, 0, LAYOUT_PCI_MEM32_BASE, 0,
-		  LAYOUT_PCI_MEM32_BASE, 0, LAYOUT_PCI_MEM32_LEN, 0x03000000, 0xc, 0, 0xc, 0, 4, 0);
+	HAS_CELLS(b->fdt, pcie, "ranges", 0x01000000, 0, 0, 0, LAYOUT_PCI_IO_BASE, 0,
+		  LAYOUT_PCI_IO_LEN, 0x02000000, 0, LAYOUT_PCI_MEM32_BASE, 0, LAYOUT_PCI_MEM32_BASE,
+		  0, LAYOUT_PCI_MEM32_LEN, 0x03000000, 0xc, 0, 0xc, 0, 4, 0);
 	HAS_CELLS(b->fdt, pcie, "msi-map", 0,
 		  phandle(b->fdt, "/interrupt-controller@1000000/msi-controller@1020000"), 0,
 		  0x10000);
@@ -407,7 +408,7 @@ int main(void)
 		TEST(the_gic_has_a_redistributor_per_cpu_and_an_its),
 		TEST(the_rtc_has_the_clock_a_primecell_needs),
 		TEST(every_virtio_slot_is_coherent_and_one_is_the_iommu),
-		TEST(the_pci_host_has_both_windows),
+		TEST(the_pci_host_has_its_windows),
 		TEST(intx_of_every_pin_reaches_the_line_of_the_swizzle),
 		TEST(iommu_map_holds_the_given_requesters_in_runs),
 		TEST(a_dart_of_the_guests_has_a_node_and_its_requester),

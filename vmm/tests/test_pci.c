@@ -227,6 +227,32 @@ static void only_the_windows_are_decoded(void **state)
 	assert_false(pci_in_window(LAYOUT_PCI_MEM32_BASE, 0));
 }
 
+static void ports_are_given_out_once_and_never_port_0(void **state)
+{
+	static const uint32_t lens[] = {0x20, 4, 0x100, 8, 0x1000, 0x40};
+	uint32_t got[ARRAY_SIZE(lens)];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(lens); i++) {
+		got[i] = pci_alloc_io(host, lens[i]);
+		assert_true(got[i] && IS_ALIGNED(got[i], lens[i]) && pci_in_io(got[i], lens[i]));
+		for (size_t j = 0; j < i; j++)
+			assert_true(got[i] + lens[i] <= got[j] || got[j] + lens[j] <= got[i]);
+	}
+	assert_int_equal(pci_alloc_io(host, 0), 0);
+	assert_int_equal(pci_alloc_io(host, 24), 0);
+	assert_int_equal(pci_alloc_io(host, LAYOUT_PCI_IO_LEN), 0);
+	assert_int_equal(pci_alloc_io(host, 0x8000), 0x8000);
+	assert_int_equal(pci_alloc_io(host, 4), 0);
+	assert_true(pci_in_io(0, LAYOUT_PCI_IO_LEN));
+	assert_true(pci_in_io(0xfffc, 4));
+	assert_false(pci_in_io(0xfffc, 8));
+	assert_false(pci_in_io(0x10000, 4));
+	assert_false(pci_in_io(4, LAYOUT_PCI_IO_LEN));
+	assert_false(pci_in_io(UINT64_MAX, 4));
+	assert_false(pci_in_io(0, 0));
+}
+
 static void pins_are_swizzled_over_the_lines(void **state)
 {
 	(void)state;
@@ -250,6 +276,7 @@ int main(void)
 		TEST(no_two_bars_share_64_kib),
 		TEST(a_full_window_says_so),
 		TEST(only_the_windows_are_decoded),
+		TEST(ports_are_given_out_once_and_never_port_0),
 		TEST(pins_are_swizzled_over_the_lines),
 	};
 

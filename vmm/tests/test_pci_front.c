@@ -16,12 +16,13 @@
 
 /*
  * A device much like an NVMe controller whose registers share a 16 KiB page with its MSI-X table:
- * BAR 0 (64-bit): 16 KiB, table at 0x2000, pending bits at 0x3000; BAR 2: 4 KiB; BAR 4: I/O ports;
- * BAR 5: 64 KiB that cannot be mapped.
+ * BAR 0 (64-bit): 16 KiB, table at 0x2000, pending bits at 0x3000; BAR 2: 4 KiB; BAR 4: 32 I/O
+ * ports; BAR 5: 64 KiB that cannot be mapped.
  */
 #define HOST_PAGE 0x4000u
 #define BAR0_LEN  0x4000u
 #define BAR2_LEN  0x1000u
+#define BAR4_LEN  0x20u
 #define BAR5_LEN  0x10000u
 #define TABLE	  0x2000u
 #define PBA	  0x3000u
@@ -33,6 +34,7 @@
 #define CAP_MSIX  0xb0u
 #define CAP_VNDR  0xc0u
 #define CAP_AF	  0xe0u
+#define DECODES	  (PCI_COMMAND_MEMORY | PCI_COMMAND_IO)
 #define DEVFN	  0x09u
 #define DOORBELL  (LAYOUT_DOORBELL_BASE + 0x40)
 #define PIN_LINE  (((DEVFN >> 3) + 1 - 1) % 4)
@@ -54,7 +56,9 @@ static struct {
 	uint8_t config[256];
 	_Alignas(0x4000) uint8_t bar0[BAR0_LEN];
 	_Alignas(0x4000) uint8_t bar2[HOST_PAGE];
+	uint8_t bar4[BAR4_LEN];
 	uint8_t bar5[BAR5_LEN];
+	unsigned decodes; /* of the command register, always */
 	unsigned irq_index, nr_irqs;
 	int fds[64];
 	int irq_ret;
@@ -132,8 +136,8 @@ int endpoint_translate(struct endpoint *ep, uint64_t iova, unsigned access, uint
 
 static uint8_t *region(unsigned index, uint64_t off, unsigned len)
 {
-	static const uint64_t sizes[] = {BAR0_LEN, 0, BAR2_LEN, 0, 0, BAR5_LEN, 0, 256};
-	uint8_t *const bases[] = {d.bar0, NULL, d.bar2, NULL, NULL, d.bar5, NULL, d.config};
+	static const uint64_t sizes[] = {BAR0_LEN, 0, BAR2_LEN, 0, BAR4_LEN, BAR5_LEN, 0, 256};
+	uint8_t *const bases[] = {d.bar0, NULL, d.bar2, NULL, d.bar4, d.bar5, NULL, d.config};
 
 	assert_in_range(index, 0, 7);
 	assert_true(off + len <= sizes[index]);
@@ -166,7 +170,7 @@ static int dev_write(struct pci_dev *dev, unsigned index, uint64_t off, const vo
 			fail_msg("config write of %u bytes at %#x reached the device", len,
 				 (unsigned)off);
 		if (command)
-			assert_int_equal(get_le16(buf) & ~PCI_COMMAND_MASTER, PCI_COMMAND_MEMORY);
+			assert_int_equal(get_le16(buf) & ~PCI_COMMAND_MASTER, d.decodes);
 		note(CONFIG_WRITE);
 	} else {
 		note(REG_WRITE);
@@ -237,8 +241,9 @@ static void power_on(void)
 	d.dev = (struct pci_dev){.ops = &dev_ops, .name = "0000:01:00.0", .can_reset = true};
 	d.dev.bars[0] = (struct pci_dev_bar){BAR0_LEN, 1, {{0, BAR0_LEN, d.bar0}}};
 	d.dev.bars[2] = (struct pci_dev_bar){BAR2_LEN, 1, {{0, BAR2_LEN, d.bar2}}};
-	d.dev.bars[4].size = 0x20;
+	d.dev.bars[4].size = BAR4_LEN;
 	d.dev.bars[5].size = BAR5_LEN;
+	d.decodes = DECODES;
 	d.dev.nr_intx = 1;
 	d.dev.nr_msi = 8;
 	d.dev.nr_msix = NR_MSIX;
@@ -397,7 +402,7 @@ static int gone(void **state)
 	if (func) {
 		pci_front_quiesce(func);
 		assert_int_equal(d.nr_irqs, 0);
-		assert_int_equal(get_le16(d.config + PCI_COMMAND), PCI_COMMAND_MEMORY);
+		assert_int_equal(get_le16(d.config + PCI_COMMAND), DECODES);
 		pci_front_quiesce(func);
 	}
 	pci_front_destroy(func);
@@ -443,6 +448,12 @@ static uint64_t bar0(void)
 static uint64_t bar2(void)
 {
 	return crd(0x18, 4) & ~0xfu;
+}
+
+/* Where the ports of BAR 4 are for the CPU. */
+static uint64_t bar4(void)
+{
+	return LAYOUT_PCI_IO_BASE + (crd(0x20, 4) & ~3u);
 }
 
 static uint64_t bar5(void)
@@ -561,15 +572,15 @@ static void vendor_capabilities_are_read_only(void **state)
 static void bus_mastering_reaches_the_device_and_decoding_stays_on(void **state)
 {
 	(void)state;
-	assert_int_equal(get_le16(d.config + PCI_COMMAND), PCI_COMMAND_MEMORY);
+	assert_int_equal(get_le16(d.config + PCI_COMMAND), DECODES);
 	cwr(PCI_COMMAND, 2, PCI_COMMAND_MASTER);
-	assert_int_equal(get_le16(d.config + PCI_COMMAND), PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	assert_int_equal(get_le16(d.config + PCI_COMMAND), DECODES | PCI_COMMAND_MASTER);
 	assert_int_equal(crd(PCI_COMMAND, 2), PCI_COMMAND_MASTER);
 	cwr(PCI_COMMAND, 2, 0xffff);
-	assert_int_equal(get_le16(d.config + PCI_COMMAND), PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
-	assert_int_equal(crd(PCI_COMMAND, 2), 0x0546);
+	assert_int_equal(get_le16(d.config + PCI_COMMAND), DECODES | PCI_COMMAND_MASTER);
+	assert_int_equal(crd(PCI_COMMAND, 2), 0x0547);
 	cwr(PCI_COMMAND, 2, 0);
-	assert_int_equal(get_le16(d.config + PCI_COMMAND), PCI_COMMAND_MEMORY);
+	assert_int_equal(get_le16(d.config + PCI_COMMAND), DECODES);
 }
 
 static void a_capability_list_that_cannot_be_is_cut_short(void **state)
@@ -639,7 +650,7 @@ static void bars_are_sized_by_writing_ones(void **state)
 	assert_int_equal(crd(0x14, 4), 0xffffffff);
 	assert_int_equal(crd(0x18, 4), 0xfffff000);
 	assert_int_equal(crd(0x1c, 4), 0);
-	assert_int_equal(crd(0x20, 4), 0); /* I/O: hidden */
+	assert_int_equal(crd(0x20, 4), 0xffffffe1);
 	assert_int_equal(crd(0x24, 4), 0xffff0000);
 }
 
@@ -701,6 +712,120 @@ static void two_bars_in_one_place_do_no_harm(void **state)
 	assert_int_equal(rd(two, 4), 0xa);
 	cwr(0x18, 4, (uint32_t)zero);
 	assert_int_equal(rd(zero, 4), 0xb);
+}
+
+static void ports_are_reached_while_io_is_enabled_and_where_the_bar_is(void **state)
+{
+	uint64_t was = bar4();
+
+	(void)state;
+	assert_true(crd(0x20, 4) & PCI_BASE_ADDRESS_SPACE_IO);
+	assert_true(pci_in_io(was - LAYOUT_PCI_IO_BASE, BAR4_LEN));
+	put_le32(d.bar4 + 0x1c, 0xcafe);
+	enable();
+	assert_int_equal(rd(was + 0x1c, 4), UINT32_MAX); /* memory is, I/O is not */
+	cwr(PCI_COMMAND, 2, PCI_COMMAND_IO);
+	assert_int_equal(rd(was + 0x1c, 4), 0xcafe);
+	assert_int_equal(rd(bar5(), 4), UINT32_MAX);
+	assert_int_equal(rd(was + 0x20, 4), UINT32_MAX);
+	cwr(0x20, 4, 0xfff4); /* the last ones, whatever is in the lower bits */
+	assert_int_equal(crd(0x20, 4), 0xffe1);
+	assert_int_equal(rd(LAYOUT_PCI_IO_BASE + 0xfffc, 4), 0xcafe);
+	assert_int_equal(rd(was + 0x1c, 4), UINT32_MAX);
+	cwr(0x20, 4, 0); /* port 0 is a port */
+	assert_int_equal(rd(LAYOUT_PCI_IO_BASE + 0x1c, 4), 0xcafe);
+	cwr(0x20, 4, 0x10000); /* behind the last */
+	assert_int_equal(rd(LAYOUT_PCI_IO_BASE + 0x1001c, 4), UINT32_MAX);
+	cwr(0x20, 4, (uint32_t)LAYOUT_PCI_MEM32_BASE);
+	assert_int_equal(rd(LAYOUT_PCI_MEM32_BASE + 0x1c, 4), UINT32_MAX);
+	cwr(0x20, 4, (uint32_t)(was - LAYOUT_PCI_IO_BASE));
+	assert_int_equal(rd(was + 0x1c, 4), 0xcafe);
+	cwr(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+	assert_int_equal(rd(was + 0x1c, 4), UINT32_MAX);
+}
+
+static void port_accesses_are_of_1_2_or_4_bytes_and_sync_points(void **state)
+{
+	(void)state;
+	cwr(PCI_COMMAND, 2, PCI_COMMAND_IO);
+	for (unsigned len = 1; len <= 4; len *= 2) {
+		memset(d.bar4, 0xff, sizeof(d.bar4));
+		nr_log = 0;
+		wr(bar4() + 4, len, 0);
+		ASSERT_LOG(SYNC_DEV, REG_WRITE);
+		assert_int_equal(rd(bar4() + 4, len), 0);
+		ASSERT_LOG(REG_READ, SYNC_CPU);
+		assert_int_equal(d.bar4[4 + len], 0xff);
+		assert_int_equal(d.bar4[3], 0xff);
+	}
+	memset(d.bar4, 0x11, sizeof(d.bar4));
+	wr(bar4() + 8, 8, 0);
+	wr(bar4() + 5, 2, 0);
+	wr(bar4() + 6, 4, 0);
+	assert_int_equal(rd(bar4() + 8, 8), UINT64_MAX);
+	assert_int_equal(rd(bar4() + 5, 2), 0xffff);
+	for (unsigned i = 0; i < BAR4_LEN; i++)
+		assert_int_equal(d.bar4[i], 0x11);
+}
+
+/* function_of_ports - all the device has is BAR 4 */
+static void function_of_ports(void)
+{
+	for (unsigned i = 0; i < PCI_DEV_BARS; i++)
+		if (i != 4)
+			d.dev.bars[i] = (struct pci_dev_bar){0};
+}
+
+static void a_function_with_ports_only_works_and_nothing_of_it_is_mapped(void **state)
+{
+	(void)state;
+	function_of_ports();
+	d.dev.bars[4].nr_areas = 1; /* which no kernel says of ports */
+	d.dev.bars[4].areas[0] = (struct pci_dev_area){0, BAR4_LEN, d.bar2};
+	put_le32(d.config + CAP_MSIX + 4, 4); /* nor is there an MSI-X table */
+	put_le32(d.config + CAP_MSIX + 8, 4);
+	assert_int_equal(create(NULL, false), 0);
+	cwr(PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MASTER);
+	cwr(0x20, 4, 0x8000); /* host pages of it, if it were memory */
+	assert_int_equal(nr_slots(), 0);
+	cwr(0x20, 4, UINT32_MAX);
+	assert_int_equal(crd(0x20, 4), 0xffffffe1);
+	assert_int_equal(crd(0x10, 4), 0);
+	assert_int_equal(crd(CAP_MSIX, 4), 0);
+	cwr(0x20, 4, 0x1000);
+	d.bar2[3] = 5;
+	assert_int_equal(rd(bar4() + 3, 1), 5);
+	assert_int_equal(d.irq_index, VFIO_PCI_INTX_IRQ_INDEX);
+	cwr(CAP_MSI + 2, 2, PCI_MSI_FLAGS_ENABLE);
+	assert_int_equal(d.irq_index, VFIO_PCI_MSI_IRQ_INDEX);
+}
+
+static void impossible_numbers_of_ports_are_hidden(void **state)
+{
+	static const uint64_t lens[] = {1, 2, 24, 0x20000, UINT64_C(1) << 32, UINT64_MAX};
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(lens); i++) {
+		d.dev.bars[4].size = lens[i];
+		d.decodes = PCI_COMMAND_MEMORY;
+		assert_int_equal(create(NULL, false), 0);
+		cwr(0x20, 4, UINT32_MAX);
+		assert_int_equal(crd(0x20, 4), 0);
+		cwr(PCI_COMMAND, 2, 0xffff);
+		assert_int_equal(crd(PCI_COMMAND, 2), 0x0546);
+		/* nor does the device decode what nobody can reach */
+		assert_int_equal(get_le16(d.config + PCI_COMMAND), d.decodes | PCI_COMMAND_MASTER);
+		pci_front_quiesce(func);
+		pci_front_destroy(func);
+		func = NULL;
+	}
+}
+
+static void ports_that_are_used_up_are_an_error(void **state)
+{
+	(void)state;
+	d.dev.bars[4].size = LAYOUT_PCI_IO_LEN;
+	assert_int_equal(create(NULL, false), -ENOSPC);
 }
 
 static void accesses_are_made_at_the_guests_size(void **state)
@@ -1044,7 +1169,7 @@ static void a_function_level_reset_resets_device_and_registers(void **state)
 	assert_int_equal(rd(was, 4), UINT32_MAX);
 	assert_int_equal(crd(CAP_MSIX + 2, 2), NR_MSIX - 1);
 	assert_int_equal(crd(CAP_EXP + PCI_EXP_DEVCTL, 2), 0x2810);
-	assert_int_equal(get_le16(d.config + PCI_COMMAND), PCI_COMMAND_MEMORY);
+	assert_int_equal(get_le16(d.config + PCI_COMMAND), DECODES);
 	assert_int_equal(d.irq_index, VFIO_PCI_INTX_IRQ_INDEX);
 	/* the guest restores what it saved, and all is well */
 	cwr(0x10, 4, (uint32_t)was);
@@ -1146,6 +1271,11 @@ int main(void)
 		TRAPPED(a_bar_answers_only_while_memory_is_enabled),
 		TRAPPED(a_bar_that_moves_is_followed),
 		TRAPPED(two_bars_in_one_place_do_no_harm),
+		TRAPPED(ports_are_reached_while_io_is_enabled_and_where_the_bar_is),
+		TRAPPED(port_accesses_are_of_1_2_or_4_bytes_and_sync_points),
+		ALONE(a_function_with_ports_only_works_and_nothing_of_it_is_mapped),
+		ALONE(impossible_numbers_of_ports_are_hidden),
+		ALONE(ports_that_are_used_up_are_an_error),
 		TRAPPED(accesses_are_made_at_the_guests_size),
 		TRAPPED(a_write_is_preceded_by_sync_and_a_read_followed),
 		TRAPPED(a_device_that_is_stopped_has_nothing_left_to_bring),
