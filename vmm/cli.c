@@ -15,6 +15,7 @@
 #include "vmm/bdf.h"
 #include "vmm/layout.h"
 #include "vmm/msg.h"
+#include "vmm/poller.h"
 
 #define VERSION "0.1.0"
 
@@ -57,6 +58,8 @@ static const char help_run[] =
 	"                       /sys; up to 8 times. Keys:\n"
 	"                         sync=full|rings|none\n"
 	"                             when bounced pages are copied\n"
+	"                         poll=MICROSECONDS\n"
+	"                             and that they are, every so often besides\n"
 	"                         exposure=strict|relaxed\n"
 	"                             relaxed: where a part of a host page is mapped,\n"
 	"                             the device may see all of it\n"
@@ -66,7 +69,7 @@ static const char help_run[] =
 	"  --sim nvme,disk=FILE[,ro][,KEY=VALUE]...\n"
 	"  --sim edu[,hostile][,KEY=VALUE]...\n"
 	"                       simulated device behind simulated DARTs; up to 4 times.\n"
-	"                       sync and exposure as above, and:\n"
+	"                       sync, poll and exposure as above, and:\n"
 	"                         dart=t8103|t6000|t8110\n"
 	"                             which DART; default t8103\n"
 	"                         darts=1|2\n"
@@ -320,9 +323,36 @@ static bool is_group_name(const char *text)
 	return len && len <= GROUP_NAME_MAX && !text[len];
 }
 
+/* poll=: @option and @device are for messages. */
+static int parse_poll(const char *option, const char *device, const char *value, unsigned *out)
+{
+	const char *end;
+	uint64_t us;
+
+	if (!value || !parse_number(value, &us, &end) || *end ||
+	    (us && (us < POLL_US_MIN || us > POLL_US_MAX))) {
+		msg_error("%s %s: poll=%s: give microseconds from %u to %u, or 0 for none", option,
+			  device, value ? value : "", POLL_US_MIN, POLL_US_MAX);
+		return -EINVAL;
+	}
+	*out = (unsigned)us;
+	return 0;
+}
+
+/* What is never synced need not be looked at. */
+static int check_poll(const char *option, const char *device, unsigned poll_us, bool sync_set,
+		      enum sync_mode sync)
+{
+	if (!poll_us || !sync_set || sync != SYNC_NONE)
+		return 0;
+	msg_error("%s %s: poll=%u with sync=none: there is nothing to do then; give one of them",
+		  option, device, poll_us);
+	return -EINVAL;
+}
+
 static int parse_vfio_key(const char *device, char *key, struct vfio_config *vfio)
 {
-	static const char *const keys[] = {"sync", "exposure", "group"};
+	static const char *const keys[] = {"sync", "exposure", "group", "poll"};
 	static const char *const syncs[] = {
 		[SYNC_NONE] = "none", [SYNC_RINGS] = "rings", [SYNC_FULL] = "full"};
 	static const char *const exposures[] = {"strict", "relaxed"};
@@ -354,16 +384,20 @@ static int parse_vfio_key(const char *device, char *key, struct vfio_config *vfi
 		return 0;
 	case 2:
 		if (!value || !is_group_name(value)) {
-			msg_error("--vfio %s: group=%s: give a name of 1 to %d letters, digits, '-' "
-				  "and '_'",
-				  device, value ? value : "", GROUP_NAME_MAX);
+			msg_error(
+				"--vfio %s: group=%s: give a name of 1 to %d letters, digits, '-' "
+				"and '_'",
+				device, value ? value : "", GROUP_NAME_MAX);
 			return -EINVAL;
 		}
 		vfio->group = value;
 		return 0;
+	case 3:
+		vfio->poll_set = true;
+		return parse_poll("--vfio", device, value, &vfio->poll_us);
 	default:
-		msg_error("--vfio %s: unknown key '%s'; known keys: sync, exposure, group", device,
-			  key);
+		msg_error("--vfio %s: unknown key '%s'; known keys: sync, exposure, group, poll",
+			  device, key);
 		return -EINVAL;
 	}
 }
@@ -386,6 +420,9 @@ static int parse_vfio(char *text, struct vm_config *cfg)
 		if (ret)
 			return ret;
 	}
+	ret = check_poll("--vfio", vfio.device, vfio.poll_us, vfio.sync_set, vfio.sync);
+	if (ret)
+		return ret;
 	for (unsigned i = 0; i < cfg->nr_vfio; i++) {
 		if (same_device(cfg->vfio[i].device, vfio.device)) {
 			msg_error("--vfio %s: this device is given twice", vfio.device);
@@ -421,16 +458,17 @@ enum {
 	SIM_KEY_QUIRK,
 	SIM_KEY_SYNC,
 	SIM_KEY_EXPOSURE,
+	SIM_KEY_POLL,
 };
 
 static int parse_sim_key(const char *name, char *key, struct sim_config *sim)
 {
 	static const char *const keys[] = {
-		[SIM_KEY_DISK] = "disk",	[SIM_KEY_RO] = "ro",
-		[SIM_KEY_HOSTILE] = "hostile",	[SIM_KEY_DART] = "dart",
-		[SIM_KEY_DARTS] = "darts",	[SIM_KEY_OWNER] = "owner",
-		[SIM_KEY_QUIRK] = "quirk",	[SIM_KEY_SYNC] = "sync",
-		[SIM_KEY_EXPOSURE] = "exposure"};
+		[SIM_KEY_DISK] = "disk",	 [SIM_KEY_RO] = "ro",
+		[SIM_KEY_HOSTILE] = "hostile",	 [SIM_KEY_DART] = "dart",
+		[SIM_KEY_DARTS] = "darts",	 [SIM_KEY_OWNER] = "owner",
+		[SIM_KEY_QUIRK] = "quirk",	 [SIM_KEY_SYNC] = "sync",
+		[SIM_KEY_EXPOSURE] = "exposure", [SIM_KEY_POLL] = "poll"};
 	static const char *const kinds[] = {
 		[SIM_DART_T8103] = "t8103", [SIM_DART_T6000] = "t6000", [SIM_DART_T8110] = "t8110"};
 	static const char *const numbers[] = {"1", "2"};
@@ -507,9 +545,12 @@ static int parse_sim_key(const char *name, char *key, struct sim_config *sim)
 		sim->relaxed_set = true;
 		sim->relaxed = i;
 		return ret;
+	case SIM_KEY_POLL:
+		sim->poll_set = true;
+		return parse_poll("--sim", name, value, &sim->poll_us);
 	default:
 		msg_error("--sim %s: unknown key '%s'; known keys: %sdart, darts, owner, quirk, "
-			  "sync, exposure",
+			  "sync, poll, exposure",
 			  name, key, sim->kind == SIM_NVME ? "disk, ro, " : "hostile, ");
 		return -EINVAL;
 	}
@@ -533,13 +574,16 @@ static int check_sim(const char *name, const struct sim_config *sim)
 			  name, sim->darts);
 		return -EINVAL;
 	}
-	if (sim->guest_owned && (sim->sync_set || sim->relaxed_set)) {
+	if (sim->guest_owned && (sim->sync_set || sim->poll_set || sim->relaxed_set)) {
 		msg_error("--sim %s: %s is about mediation, and owner=guest has none; give one of "
 			  "them",
-			  name, sim->sync_set ? "sync" : "exposure");
+			  name,
+			  sim->sync_set	  ? "sync"
+			  : sim->poll_set ? "poll"
+					  : "exposure");
 		return -EINVAL;
 	}
-	return 0;
+	return check_poll("--sim", name, sim->poll_us, sim->sync_set, sim->sync);
 }
 
 static int parse_sim(char *text, struct vm_config *cfg)

@@ -16,7 +16,7 @@ enum exit_status {
 	EXIT_USAGE = 2,	   /* bad arguments */
 	EXIT_RESET = 3,	   /* the guest asked for a reset (reboot) */
 	EXIT_CRASH = 4,	   /* the guest crashed: PSCI SYSTEM_CRASH or an exit KVM cannot explain */
-	/* 128 + n: ended by signal n */
+			   /* 128 + n: ended by signal n */
 };
 
 /* Linux arch/arm64/include/uapi/asm/setup.h: COMMAND_LINE_SIZE, with the NUL. */
@@ -32,11 +32,13 @@ struct disk_config {
 };
 
 struct vfio_config {
-	const char *device;  /* as given: BDF or sysfs path */
-	bool sync_set;	     /* sync= was given */
+	const char *device; /* as given: BDF or sysfs path */
+	bool sync_set;	    /* sync= was given */
 	enum sync_mode sync;
-	bool relaxed;	     /* exposure=relaxed */
-	const char *group;   /* group=NAME; NULL: none */
+	bool poll_set;	   /* poll= was given */
+	unsigned poll_us;  /* microseconds; 0: none */
+	bool relaxed;	   /* exposure=relaxed */
+	const char *group; /* group=NAME; NULL: none */
 };
 
 enum sim_kind {
@@ -55,19 +57,21 @@ struct sim_config {
 	bool guest_owned; /* owner=guest: the guest's own driver has the DART's registers */
 	bool sync_set;	  /* sync= was given */
 	enum sync_mode sync;
+	bool poll_set;	  /* poll= was given */
+	unsigned poll_us; /* microseconds; 0: none */
 	bool relaxed_set; /* exposure= was given */
 	bool relaxed;	  /* exposure=relaxed */
 };
 
 struct vm_config {
 	const char *kernel, *initrd, *cmdline; /* cmdline never NULL */
-	uint64_t memory; /* bytes, multiple of 2 MiB, fits the layout */
-	unsigned vcpus;	 /* 1 .. LAYOUT_MAX_VCPUS */
+	uint64_t memory;		       /* bytes, multiple of 2 MiB, fits the layout */
+	unsigned vcpus;			       /* 1 .. LAYOUT_MAX_VCPUS */
 	unsigned nr_disks, nr_vfio, nr_sim;
 	struct disk_config disks[CONFIG_MAX_DISKS];
 	struct vfio_config vfio[CONFIG_MAX_VFIO];
 	struct sim_config sim[CONFIG_MAX_SIM];
-	bool iommu; /* --iommu on */
+	bool iommu;		      /* --iommu on */
 	const char *dump_dtb, *stats; /* files, or NULL */
 };
 
@@ -81,10 +85,10 @@ enum cli_command {
 
 struct cli_request {
 	enum cli_command command;
-	int status;	       /* CLI_DONE: what to exit with */
-	struct vm_config vm;   /* CLI_RUN */
-	bool json;	       /* CLI_DEVICES */
-	const char *kernel;    /* CLI_INSPECT */
+	int status;	     /* CLI_DONE: what to exit with */
+	struct vm_config vm; /* CLI_RUN */
+	bool json;	     /* CLI_DEVICES */
+	const char *kernel;  /* CLI_INSPECT */
 };
 
 /**

@@ -9,6 +9,7 @@
 
 #include "iommu/base.h"
 #include "vmm/msg.h"
+#include "vmm/poller.h"
 
 #define ERROR_LEN 512
 
@@ -25,6 +26,7 @@ struct pci_fronts {
 	struct pci_lines lines;
 	struct line line_ctx[4];
 	struct pci_front *fronts[PCI_FRONTS_MAX];
+	struct poller *pollers[PCI_FRONTS_MAX]; /* NULL: it is not polled */
 	unsigned nr;
 	bool quiet;
 };
@@ -75,7 +77,7 @@ static int watch_line(struct pci_fronts *fronts, struct pci_dev *dev, uint8_t de
 }
 
 int pci_fronts_add(struct pci_fronts *fronts, struct pci_dev *dev, struct endpoint *ep,
-		   uint8_t devfn)
+		   unsigned poll_us, uint8_t devfn)
 {
 	struct pci_front_cfg cfg = {
 		.dev = dev,
@@ -103,8 +105,12 @@ int pci_fronts_add(struct pci_fronts *fronts, struct pci_dev *dev, struct endpoi
 		msg_error("%s", error);
 		return ret;
 	}
+	if (ep && poll_us)
+		ret = poller_create(fronts->loop, ep, poll_us, &fronts->pollers[fronts->nr]);
 	fronts->nr++;
-	return 0;
+	if (ret)
+		msg_error("%s: its memory cannot be polled: %s", dev->name, strerror(-ret));
+	return ret;
 }
 
 void pci_fronts_quiesce(struct pci_fronts *fronts)
@@ -112,8 +118,10 @@ void pci_fronts_quiesce(struct pci_fronts *fronts)
 	if (!fronts || fronts->quiet)
 		return;
 	fronts->quiet = true;
-	for (unsigned i = 0; i < fronts->nr; i++)
+	for (unsigned i = 0; i < fronts->nr; i++) {
+		poller_destroy(fronts->pollers[i]);
 		pci_front_quiesce(fronts->fronts[i]);
+	}
 	for (unsigned i = 0; i < ARRAY_SIZE(fronts->line_ctx); i++)
 		if (fronts->line_ctx[i].watch)
 			evloop_remove(fronts->loop, fronts->line_ctx[i].watch);

@@ -19,10 +19,12 @@ int pci_fronts_create(struct pci_host *host, const struct pci_machine *machine, 
 /**
  * pci_fronts_add - put a function before the guest
  * @ep: its endpoint; NULL: its DMA is not the mediator's
+ * @poll_us: sync it every so many microseconds besides, see poller.h; 0: only when something is
+ *           known to have happened
  * Return: 0; -errno after a line on stderr.
  */
 int pci_fronts_add(struct pci_fronts *fronts, struct pci_dev *dev, struct endpoint *ep,
-		   uint8_t devfn);
+		   unsigned poll_us, uint8_t devfn);
 
 /* pci_fronts_quiesce - all of them off the bus, no more interrupts, bus mastering off. vCPUs and
  * event loop have stopped, but bus, host bridge, machine and loop still exist. May be called again;

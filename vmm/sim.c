@@ -9,10 +9,10 @@
 
 #include "iommu/base.h"
 #include "vmm/disk.h"
+#include "vmm/habits.h"
 #include "vmm/msg.h"
 #include "vmm/sim_edu.h"
 #include "vmm/sim_nvme.h"
-#include "vmm/strict.h"
 
 #define ERROR_LEN  512
 #define MAX_DARTS  2
@@ -116,7 +116,7 @@ static int add_endpoint(struct member *m, struct mediator *mediator, bool lazy)
 		.nr_streams = m->cfg.darts,
 		.sync = m->cfg.sync_set
 				? m->cfg.sync
-				: sync_default(m->cfg.kind == SIM_NVME ? CLASS_NVME : 0, lazy),
+				: habits_of(0, m->cfg.kind == SIM_NVME ? CLASS_NVME : 0, lazy).sync,
 		.relaxed = m->cfg.relaxed,
 	};
 	int ret;
@@ -298,7 +298,7 @@ int sim_set_realize(struct sim_set *set, const struct sim_machine *machine,
 			msg_error("%s: cannot be made: %s", m->name, strerror(-ret));
 			return ret;
 		}
-		ret = pci_fronts_add(fronts, dev, m->ep, devfn_of(set, m));
+		ret = pci_fronts_add(fronts, dev, m->ep, m->cfg.poll_us, devfn_of(set, m));
 		if (ret)
 			return ret;
 	}

@@ -83,20 +83,6 @@ enum strictness strict_of(const char *cmdline)
 	return said;
 }
 
-/* Classes whose Linux drivers look at a buffer only after they unmapped it: design.md, "Bounce
- * coherence". */
-enum sync_mode sync_default(uint32_t class, bool lazy)
-{
-	switch (class) {
-	case 0x010802: /* NVMe */
-	case 0x010601: /* AHCI */
-	case 0x0c0330: /* xHCI */
-		return lazy ? SYNC_FULL : SYNC_RINGS;
-	default:
-		return SYNC_FULL;
-	}
-}
-
 int strict_cmdline(const char *cmdline, const char *needs_strict, char **out)
 {
 	enum strictness said = strict_of(cmdline);

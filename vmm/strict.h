@@ -12,8 +12,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "iommu/mediator.h"
-
 enum strictness {
 	STRICT_UNSAID, /* its default decides: CONFIG_IOMMU_DEFAULT_DMA_* */
 	STRICT_YES,
@@ -28,9 +26,6 @@ enum strictness {
  * kernel/params.c parse_args(), lib/cmdline.c next_arg().
  */
 enum strictness strict_of(const char *cmdline);
-
-/* sync_default - the sync mode of a device of PCI class @class (24 bits) that was given none */
-enum sync_mode sync_default(uint32_t class, bool lazy);
 
 /**
  * strict_cmdline - the command line that the guest gets

@@ -16,9 +16,9 @@
 #include "iommu/sysfs.h"
 #include "iommu/vfio.h"
 #include "vmm/bdf.h"
+#include "vmm/habits.h"
 #include "vmm/msg.h"
 #include "vmm/slots.h"
-#include "vmm/strict.h"
 #include "vmm/vfio_dev.h"
 
 #define ERROR_LEN 1024
@@ -35,7 +35,9 @@ struct member {
 	char bdf[BDF_LEN];
 	struct vfio_config cfg;
 	unsigned group; /* index in vfio_set.groups */
+	uint16_t vendor;
 	uint32_t class;
+	unsigned poll_us;
 	struct pci_dev *dev;
 	struct endpoint *ep;
 	bool shown; /* to the guest */
@@ -162,7 +164,7 @@ int vfio_set_open(struct vfio_set *set, const struct vfio_config *cfg)
 {
 	struct member *m = &set->members[set->nr_members];
 	char error[ERROR_LEN];
-	uint8_t class[4];
+	uint8_t ids[PCI_CLASS_REVISION + 4]; /* the header's first registers */
 	unsigned nr;
 	int ret, fd;
 
@@ -201,14 +203,14 @@ int vfio_set_open(struct vfio_set *set, const struct vfio_config *cfg)
 		msg_error("%s", error);
 		return ret;
 	}
-	ret = m->dev->ops->read(m->dev, VFIO_PCI_CONFIG_REGION_INDEX, PCI_CLASS_REVISION, class,
-				sizeof(class));
+	ret = m->dev->ops->read(m->dev, VFIO_PCI_CONFIG_REGION_INDEX, 0, ids, sizeof(ids));
 	if (ret) {
 		msg_error("%s: its config space cannot be read: %s", m->bdf, strerror(-ret));
 		m->dev->ops->close(m->dev);
 		return ret;
 	}
-	m->class = get_le32(class) >> 8;
+	m->vendor = get_le16(ids + PCI_VENDOR_ID);
+	m->class = get_le32(ids + PCI_CLASS_REVISION) >> 8;
 	set->nr_members++;
 	return 0;
 }
@@ -237,18 +239,19 @@ int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m, bool lazy)
 	for (unsigned i = 0; i < set->nr_members; i++) {
 		struct member *member = &set->members[i];
 		struct vfio_container *container = set->groups[member->group].container;
+		struct habits habits = habits_of(member->vendor, member->class, lazy);
 		struct stream stream = {.inst = vfio_container_instance(container)};
 		struct endpoint_cfg cfg = {
 			.id = vfio_set_rid(set, i),
 			.name = member->bdf,
 			.streams = &stream,
 			.nr_streams = 1,
-			.sync = member->cfg.sync_set ? member->cfg.sync
-						     : sync_default(member->class, lazy),
+			.sync = member->cfg.sync_set ? member->cfg.sync : habits.sync,
 			.relaxed = member->cfg.relaxed,
 		};
 		int ret = mediator_add_endpoint(m, &cfg, &member->ep);
 
+		member->poll_us = member->cfg.poll_set ? member->cfg.poll_us : habits.poll_us;
 		if (ret == -EINVAL) {
 			msg_error("%s: its IOMMU reaches no address that those of the other "
 				  "devices reach "
@@ -378,7 +381,8 @@ int vfio_set_realize(struct vfio_set *set, struct pci_fronts *fronts)
 	for (unsigned i = 0; i < set->nr_members; i++) {
 		struct member *m = &set->members[i];
 
-		ret = pci_fronts_add(fronts, m->dev, m->ep, (uint8_t)vfio_set_rid(set, i));
+		ret = pci_fronts_add(fronts, m->dev, m->ep, m->poll_us,
+				     (uint8_t)vfio_set_rid(set, i));
 		if (ret)
 			return ret;
 		m->shown = true;

@@ -40,7 +40,7 @@ unsigned vfio_set_slots(const struct vfio_set *set);
 /**
  * vfio_set_add_endpoints - add every function as an endpoint; endpoint id = guest requester id
  * (what shares a host group or a name shares a guest slot, see slots.h)
- * @lazy: the guest may put UNMAPs off, see sync_default()
+ * @lazy: the guest may put UNMAPs off, see habits_of()
  * Return: 0; -errno after a line on stderr.
  */
 int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m, bool lazy);

@@ -11,7 +11,8 @@
  *     blkcheck fill   FILE MIB
  *     blkcheck read   [STEP]... [-e] [-d] [-s BYTES] [-n COUNT] [-t THREADS] FILE
  *     blkcheck write  [STEP]... -g GEN [-e] [-d] [-t THREADS] FILE
- *     blkcheck random [STEP]... -r SEED,COUNT [-e] [-d] [-q DEPTH] [-a ALIGN] FILE
+ *     blkcheck random [STEP]... -r SEED,COUNT [-e] [-d] [-p] [-q DEPTH] [-a ALIGN]
+ *                     FILE
  *
  * STEP: what was done to the disk before, in order: -g GEN or -r SEED,COUNT; the last one of
  * `write` and `random` is what they do.
@@ -20,6 +21,7 @@
  *     -s BYTES  of one request (4096)
  *     -n COUNT  that many requests at random places; without it the whole disk in order
  *     -q DEPTH  I/Os in flight (32)
+ *     -p        by polling, with -d: io_uring's IORING_SETUP_IOPOLL
  *     -a ALIGN  of buffers in memory, bytes (512)
  *     -e        a request may fail, and what it was to write may be there or not: what `read`
  * reads, and `random` at the end, may also be as anything in the history left it
@@ -49,7 +51,7 @@ static const char *path;
 static uint64_t nr_blocks;
 static unsigned generation, nr_threads = 1;
 static size_t request = BLOCK;
-static bool direct, random_order;
+static bool direct, polled, random_order;
 static bool errors_expected; /* and what is read may be older */
 static bool exact;	     /* but not now */
 static uint64_t nr_requests;
@@ -219,7 +221,7 @@ static int write_disk(void)
 static int random_disk(unsigned depth, unsigned align)
 {
 	exact = true;
-	if (blkrandom(depth, align))
+	if (blkrandom(depth, align, polled))
 		return 1;
 	exact = false;
 	request = MAX_RANDOM_SECTORS * SECTOR;
@@ -240,8 +242,8 @@ static int usage(void)
 		"       blkcheck read   [STEP]... [-e] [-d] [-s BYTES] [-n COUNT] [-t THREADS] "
 		"FILE\n"
 		"       blkcheck write  [STEP]... -g GEN [-e] [-d] [-t THREADS] FILE\n"
-		"       blkcheck random [STEP]... -r SEED,COUNT [-e] [-d] [-q DEPTH] [-a ALIGN] "
-		"FILE\n"
+		"       blkcheck random [STEP]... -r SEED,COUNT [-e] [-d] [-p] [-q DEPTH] "
+		"[-a ALIGN] FILE\n"
 		"STEP: -g GEN or -r SEED,COUNT, what was done to FILE before\n");
 	return 2;
 }
@@ -268,7 +270,7 @@ int main(int argc, char **argv)
 	int c;
 
 	optind = 2;
-	while ((c = getopt(argc, argv, "g:r:eds:n:t:q:a:")) != -1) {
+	while ((c = getopt(argc, argv, "g:r:edps:n:t:q:a:")) != -1) {
 		switch (c) {
 		case 'g':
 		case 'r':
@@ -280,6 +282,9 @@ int main(int argc, char **argv)
 			break;
 		case 'd':
 			direct = true;
+			break;
+		case 'p':
+			polled = true;
 			break;
 		case 's':
 			request = (size_t)atoi(optarg);
@@ -310,8 +315,8 @@ int main(int argc, char **argv)
 	if (write)
 		ok = history_ends_in_generation();
 	else if (random)
-		ok = history_ends_in_random(&nr_ios) && depth && depth <= MAX_DEPTH && align &&
-		     SECTOR % align == 0;
+		ok = history_ends_in_random(&nr_ios) && (direct || !polled) && depth &&
+		     depth <= MAX_DEPTH && align && SECTOR % align == 0;
 	else
 		ok = !strcmp(verb, "read");
 	if (!ok)

@@ -37,6 +37,7 @@ struct io {
 
 struct run {
 	unsigned depth, align, nr_ios;
+	bool polled;
 	struct io_uring ring;
 	struct io ios[MAX_DEPTH];
 	uint8_t *arena;
@@ -223,6 +224,20 @@ static struct io *free_io(struct run *run)
 	return NULL;
 }
 
+static void end(struct run *run, struct io *io, int res);
+
+/* What a polled ring does not take. */
+static int zero_or_flush(const struct random_io *what)
+{
+	int ret = what->kind == RANDOM_ZERO
+			  ? fallocate(disk, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				      (off_t)(what->sector * SECTOR),
+				      (off_t)(what->nr_sectors * SECTOR))
+			  : fsync(disk);
+
+	return ret ? -errno : 0;
+}
+
 /* begin - I/O number @index, behind the first @nr that wait. Return: false if it has to wait. */
 static bool begin(struct run *run, unsigned index, unsigned nr)
 {
@@ -237,6 +252,12 @@ static bool begin(struct run *run, unsigned index, unsigned nr)
 		return false;
 	if (io->what.kind <= RANDOM_WRITE && !place(run, io, index))
 		return false;
+	if (run->polled && io->what.kind > RANDOM_WRITE) {
+		random_io_done(&io->what, index);
+		run->nr_busy++;
+		end(run, io, zero_or_flush(&io->what));
+		return true;
+	}
 	at = (off_t)(io->what.sector * SECTOR);
 	sqe = io_uring_get_sqe(&run->ring); /* as many as there are I/Os */
 	switch (io->what.kind) {
@@ -325,6 +346,8 @@ static int go(struct run *run)
 	while ((run->next < run->nr_ios || run->nr_waiting) && !failed && !nr_errors) {
 		begin_batch(run);
 		/* with nothing in flight there is memory for any */
+		if (run->polled && !run->nr_busy)
+			continue;
 		ret = run->nr_busy ? io_uring_submit(&run->ring) : -ENOMEM;
 		if (ret >= 0) {
 			if (run->nr_busy > run->most_in_flight)
@@ -344,7 +367,7 @@ static int go(struct run *run)
 	return failed;
 }
 
-int blkrandom(unsigned depth, unsigned align)
+int blkrandom(unsigned depth, unsigned align, bool polled)
 {
 	struct run *run = calloc(1, sizeof(*run));
 	int ret;
@@ -353,10 +376,11 @@ int blkrandom(unsigned depth, unsigned align)
 		return 1;
 	run->depth = depth;
 	run->align = align;
+	run->polled = polled;
 	history_ends_in_random(&run->nr_ios);
 	if (make_arena(run))
 		return 1;
-	ret = io_uring_queue_init(depth, &run->ring, 0);
+	ret = io_uring_queue_init(depth, &run->ring, polled ? IORING_SETUP_IOPOLL : 0);
 	if (ret) {
 		fprintf(stderr, "blkcheck: io_uring: %s\n", strerror(-ret));
 		return 1;

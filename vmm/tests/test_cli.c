@@ -148,11 +148,11 @@ static void a_kernel_is_all_that_run_needs(void **state)
 
 static void every_option_reaches_its_field(void **state)
 {
-	const struct vm_config *vm =
-		runs("run -k K -i I -p root=/dev/vda -m 4G -c 3 --disk a.img --disk b.img,ro "
-		     "--vfio 0001:02:03.4,sync=rings,exposure=relaxed --vfio 01:00.0 "
-		     "--vfio /sys/bus/pci/devices/0000:05:00.0,sync=none,exposure=strict,group=aZ_-09 "
-		     "--iommu off --dump-dtb D --stats S");
+	const struct vm_config *vm = runs(
+		"run -k K -i I -p root=/dev/vda -m 4G -c 3 --disk a.img --disk b.img,ro "
+		"--vfio 0001:02:03.4,sync=rings,exposure=relaxed,poll=10 --vfio 01:00.0,poll=0 "
+		"--vfio /sys/bus/pci/devices/0000:05:00.0,sync=none,exposure=strict,group=aZ_-09 "
+		"--iommu off --dump-dtb D --stats S");
 
 	(void)state;
 	assert_string_equal(vm->kernel, "K");
@@ -171,6 +171,11 @@ static void every_option_reaches_its_field(void **state)
 	assert_int_equal(vm->vfio[0].sync, SYNC_RINGS);
 	assert_true(vm->vfio[0].relaxed);
 	assert_string_equal(vm->vfio[1].device, "01:00.0");
+	assert_true(vm->vfio[0].poll_set);
+	assert_int_equal(vm->vfio[0].poll_us, 10);
+	assert_true(vm->vfio[1].poll_set);
+	assert_int_equal(vm->vfio[1].poll_us, 0);
+	assert_false(vm->vfio[2].poll_set);
 	assert_false(vm->vfio[1].sync_set);
 	assert_int_equal(vm->vfio[1].sync, SYNC_FULL);
 	assert_false(vm->vfio[1].relaxed);
@@ -429,7 +434,8 @@ static void simulated_devices_are_described(void **state)
 
 	(void)state;
 	parse("run -k K --sim nvme,disk=a/b --sim nvme,disk=c,ro,dart=t6000,darts=2,"
-	      "quirk=locked-ttbr,sync=full,exposure=relaxed --sim edu,hostile,dart=t8110 "
+	      "quirk=locked-ttbr,sync=full,exposure=relaxed,poll=1000000 --sim "
+	      "edu,hostile,dart=t8110 "
 	      "--sim edu,owner=guest,quirk=slow-invalidate");
 	assert_int_equal(call.req.command, CLI_RUN);
 	assert_int_equal(vm->nr_sim, 4);
@@ -449,6 +455,8 @@ static void simulated_devices_are_described(void **state)
 	assert_int_equal(vm->sim[1].quirk, SIM_DART_LOCKED_TTBR);
 	assert_true(vm->sim[1].sync_set);
 	assert_int_equal(vm->sim[1].sync, SYNC_FULL);
+	assert_int_equal(vm->sim[1].poll_us, 1000000);
+	assert_int_equal(vm->sim[0].poll_us, 0);
 	assert_true(vm->sim[1].relaxed);
 	assert_int_equal(vm->sim[2].kind, SIM_EDU);
 	assert_true(vm->sim[2].hostile);
@@ -486,6 +494,10 @@ static void a_bad_simulated_device_is_refused(void **state)
 		{"--sim edu,quirk=slow", "quirk=slow: give quirk=locked-ttbr"},
 		{"--sim edu,sync=fast", "sync=fast: give sync=full, sync=rings or sync=none"},
 		{"--sim edu,exposure=no", "give exposure=strict or exposure=relaxed"},
+		{"--sim edu,poll=9", "--sim edu: poll=9: give microseconds from 10 to 1000000, or"},
+		{"--sim edu,poll", "poll=: give microseconds"},
+		{"--sim edu,poll=50,sync=none", "--sim edu: poll=50 with sync=none: there is"},
+		{"--sim edu,poll=50,owner=guest", "poll is about mediation"},
 		{"--sim edu,owner=guest,sync=full", "sync is about mediation"},
 		{"--sim edu,exposure=strict,owner=guest", "exposure is about mediation"},
 		{"--iommu off --sim edu", "--sim devices are behind the virtio-iommu"},
@@ -509,6 +521,15 @@ static void a_bad_vfio_key_is_refused(void **state)
 		{"--vfio 01:00.0,sync=full,exposure=none",
 		 "give exposure=strict or exposure=relaxed"},
 		{"--vfio 01:00.0,exposure", "give exposure=strict or exposure=relaxed"},
+		{"--vfio 01:00.0,poll=1000001", "--vfio 01:00.0: poll=1000001: give microseconds "
+						"from 10 to 1000000, or 0 for none"},
+		{"--vfio 01:00.0,poll=9", "poll=9: give microseconds"},
+		{"--vfio 01:00.0,poll=", "poll=: give microseconds"},
+		{"--vfio 01:00.0,poll=-20", "poll=-20: give microseconds"},
+		{"--vfio 01:00.0,poll=20us", "poll=20us: give microseconds"},
+		{"--vfio 01:00.0,poll=20.5", "poll=20.5: give microseconds"},
+		{"--vfio 01:00.0,poll=18446744073709551636", "give microseconds"},
+		{"--vfio 01:00.0,poll=20,sync=none", "--vfio 01:00.0: poll=20 with sync=none"},
 		{"--vfio 01:00.0,group", "--vfio 01:00.0: group=: give a name of 1 to 16 letters"},
 		{"--vfio 01:00.0,group=", "group=: give a name"},
 		{"--vfio 01:00.0,group=a.b", "group=a.b: give a name"},

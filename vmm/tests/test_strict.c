@@ -94,17 +94,6 @@ static void a_command_line_says_what_linux_reads_in_it(void **state)
 	}
 }
 
-static void a_lazy_guest_has_everything_synced(void **state)
-{
-	static const uint32_t classes[] = {0x010802, 0x010601, 0x0c0330, 0x020000, 0x030000, 0};
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_SIZE(classes); i++) {
-		assert_int_equal(sync_default(classes[i], true), SYNC_FULL);
-		assert_int_equal(sync_default(classes[i], false), i < 3 ? SYNC_RINGS : SYNC_FULL);
-	}
-}
-
 /* strict_cmdline() with what it says on stderr in @said. */
 static int ask(const char *cmdline, const char *needs_strict, char **out, char *said, size_t len)
 {
@@ -192,7 +181,6 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_command_line_says_what_linux_reads_in_it),
-		cmocka_unit_test(a_lazy_guest_has_everything_synced),
 		cmocka_unit_test(the_guest_is_told_to_be_strict_where_nobody_has),
 		cmocka_unit_test(a_lazy_guest_is_refused_a_device_that_it_would_spoil),
 		cmocka_unit_test(a_full_command_line_is_refused),

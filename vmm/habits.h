@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* habits - how devices and their Linux drivers use memory, by their PCI IDs: what a device gets
+ * that was not told otherwise. */
+#ifndef VMM_HABITS_H
+#define VMM_HABITS_H
+
+#include <stdint.h>
+
+#include "iommu/mediator.h"
+
+struct habits {
+	enum sync_mode sync;
+	unsigned poll_us; /* as poll=, microseconds; 0: none */
+};
+
+/**
+ * habits_of
+ * @vendor: PCI vendor ID
+ * @class: 24 bits, base class first
+ * @lazy: the guest may put UNMAPs off, see vmm/strict.h
+ */
+struct habits habits_of(uint16_t vendor, uint32_t class, bool lazy);
+
+#endif
