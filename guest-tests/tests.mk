@@ -51,6 +51,10 @@ $(B)/linux/blkcheck: $(BLKCHECK) $(BLKCHECK_H) $(arm64_DEPS) $(B)/.deps
 	@mkdir -p $(dir $@)
 	$(call say,CC,$@)
 	$(Q)$(arm64_CC) $(CSTD) $(WARN) -D_GNU_SOURCE $(arm64_CFLAGS) $(arm64_LDFLAGS) -o $@ $(BLKCHECK) -luring -lpthread
+$(B)/linux/bench: guest-tests/linux/bench.c $(arm64_DEPS) $(B)/.deps
+	@mkdir -p $(dir $@)
+	$(call say,CC,$@)
+	$(Q)$(arm64_CC) $(CSTD) $(WARN) -D_GNU_SOURCE $(arm64_CFLAGS) $(arm64_LDFLAGS) -o $@ $< -luring
 $(B)/linux/blkcheck-native: $(BLKCHECK) $(BLKCHECK_H) $(B)/.deps
 	@mkdir -p $(dir $@)
 	$(call say,CC,$@)
@@ -70,6 +74,9 @@ GUEST_DEPS := $(B)/arm64/granule bare $(addprefix $(B)/linux/,blkcheck blkcheck-
 guest-check: $(GUEST_DEPS) apple-dart ## every guest scenario, in the lab
 	$(Q)guest-tests/run.sh
 
+bench-lab: $(B)/arm64/granule $(B)/linux/bench ## granule beside QEMU in the lab: a table, and build/bench-lab.json
+	$(Q)guest-tests/bench-lab
+
 run: $(GUEST_DEPS) ## the main job: a 4 KiB guest with an NVMe disk on a 16 KiB host
 	$(Q)guest-tests/run-demo
 
@@ -83,4 +90,4 @@ clean: clean-guests
 clean-guests:
 	$(Q)rm -rf $(addprefix $(B)/,bare bare-qemu linux apple-dart scenarios demo)
 
-.PHONY: guest-check run shell test clean-guests
+.PHONY: bench-lab guest-check run shell test clean-guests

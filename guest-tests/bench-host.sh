@@ -1,0 +1,67 @@
+# shellcheck shell=sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# bench-host - the lab host's part of `make bench-lab`: rounds of every configuration in turn.
+# usage: bench-host.sh ROUNDS PARAMS CONFIG...; prints `@ CONFIG ROUND`, then lines `NAME VALUE`.
+rounds=$1 params=$2
+shift 2
+# shellcheck disable=SC2086 # two addresses
+set -- "$@" -- $LAB_DEVICES
+ram=512
+
+for nic in /sys/class/net/eth*; do
+	ifconfig "$(basename "$nic")" 192.0.2.1 netmask 255.255.255.0 up
+done
+./bench serve 5001 &
+
+# The packages' disk is slow at first.
+for file in /usr/bin/qemu-system-aarch64 $(ldd /usr/bin/qemu-system-aarch64 2>/dev/null | sed -n 's/.*=> \(\/[^ ]*\).*/\1/p'); do
+	cat "$file" >/dev/null
+done
+cat ./*-Image ./*-initrd /usr/local/bin/granule >/dev/null
+
+# one CONFIG DEVICE...
+one() {
+	config=$1 disk=$2 nic=$3
+	case $config in
+	*-16k*) kernel=16k ;;
+	*) kernel=4k ;;
+	esac
+	append="quiet panic=-1 $params"
+	case $config in
+	granule-*)
+		./bench watch $ram granule run -c 1 -m $ram -k $kernel-Image -i $kernel-initrd \
+			-p "console=ttyS0 $append" --vfio "$disk" --vfio "$nic" --stats stats.json
+		;;
+	qemu-*)
+		viommu=
+		case $config in
+		*-viommu) viommu='-device virtio-iommu-pci' ;;
+		esac
+		# shellcheck disable=SC2086 # words
+		./bench watch $ram qemu-system-aarch64 -M virt,gic-version=3 -accel kvm -cpu host -smp 1 \
+			-m ${ram}M -nodefaults -display none -serial stdio -no-reboot \
+			-kernel $kernel-Image -initrd $kernel-initrd -append "console=ttyAMA0 $append" \
+			$viommu -device vfio-pci,host="$disk" -device vfio-pci,host="$nic" </dev/null
+		;;
+	esac 2>log
+	status=$?
+	sed -n 's/^result //p' log | tr -d '\r'
+	if [ $status -ne 0 ] || ! grep -q 'job: exit 0' log; then
+		echo "failed status $status"
+		sed 's/^/# /' log
+	fi
+	case $config in
+	granule-*) sed -n 's/^ *"\([a-z_]*\)": \([0-9.]*\),*$/stat_\1 \2/p' stats.json ;;
+	esac
+}
+
+round=1
+while [ $round -le "$rounds" ]; do
+	for config; do
+		[ "$config" != -- ] || break
+		echo "@ $config $round"
+		eval "one \"\$config\" \"\${$(($# - 1))}\" \"\${$#}\""
+	done
+	round=$((round + 1))
+done
