@@ -74,6 +74,20 @@ static unsigned rights_of(const struct mapping *map)
 	       ((map->flags & MAP_WRITE) ? PROT_DEV_WRITE : 0);
 }
 
+/*
+ * A frame is about to become bounce, or to take slots that are. Before its translation changes, and
+ * before the guest's page is copied, whoever lets the guest at a device's registers, and interrupts
+ * at the guest, must be back between them: a ring entry that the CPU writes after the copy reaches
+ * the device with a sync, and so does what the device writes to the bounce page reach the guest.
+ */
+static void expect_bounce(struct domain *dom, uint32_t rights)
+{
+	bool ring = (rights & SLOT_RIGHTS) == SLOT_RIGHTS;
+
+	if ((ring || dom->nr_full) && !dom->trapped && dom->env->trap)
+		dom->env->trap(dom);
+}
+
 /* ---- invalidation, and what waits for it ---- */
 
 /* Pages that no device can reach any more go back; others are lost on purpose. */
@@ -706,12 +720,18 @@ err:
 static int make_bounce(struct domain *dom, struct frame *frame)
 {
 	bool window = frame->class == FRAME_WINDOW;
+	uint32_t rights = 0;
 	uint8_t *page;
 	size_t got;
 	int ret;
 
 	if (!frame->prot)
 		return -EIO;
+	for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
+		if ((frame->slot[s] & SLOT_RIGHTS) == SLOT_RIGHTS)
+			rights = SLOT_RIGHTS;
+	}
+	expect_bounce(dom, rights);
 	page = window ? pool_get_reserved(dom->env->pool) : get_pages(dom, 1, &got);
 	if (!page)
 		return -ENOMEM;
@@ -794,6 +814,8 @@ static int new_part(struct domain *dom, const struct shape *shape, const struct 
 	struct frame *frame;
 	int ret;
 
+	if (class == FRAME_BOUNCE)
+		expect_bounce(dom, map->flags);
 	ret = get_backing(dom, class, cover, host, &page);
 	if (ret)
 		return ret;
@@ -871,6 +893,7 @@ static int join_bounce(struct domain *dom, struct frame *frame, const struct cov
 	uint64_t g = dom->env->granule;
 	int ret;
 
+	expect_bounce(dom, map->flags);
 	set_slots(dom, frame, cover, map);
 	for (unsigned i = 0; i < cover->nr; i++)
 		fill_slot(dom, frame, cover->first + i);
@@ -1262,6 +1285,7 @@ static int map_body(struct domain *dom, const struct shape *shape, const struct 
 		}
 		return ret;
 	}
+	expect_bounce(dom, map->flags);
 	while (done < shape->nr_body) {
 		uint64_t index = shape->body + done, left = shape->nr_body - done;
 

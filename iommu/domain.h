@@ -39,6 +39,9 @@ struct domain_env {
 	uint64_t ring_limit;	/* read-write mappings of up to so many bytes are always bounced */
 	struct domain *domains; /* all with a number */
 	struct shadow *lost;	/* that devices may still walk: kept to the end */
+	/* The domain will need sync points, see domain_needs_sync(): called before a frame gives it
+	 * the need, unless dom->trapped. */
+	void (*trap)(struct domain *dom);
 };
 
 struct domain {
@@ -57,6 +60,7 @@ struct domain {
 	bool moving; /* and that a frame has changed its class, see finish_move() */
 	unsigned nr_endpoints;
 	unsigned nr_full;    /* of them SYNC_FULL */
+	bool trapped;	     /* all of them that sync are trapped */
 	struct domain *next; /* env->domains */
 };
 
@@ -70,6 +74,13 @@ struct stream_state {
 };
 
 int domain_create(struct domain_env *env, uint32_t id, bool bypass, struct domain **out);
+
+/* domain_needs_sync - does a sync point have anything to look at? Rings, and with an endpoint that
+ * is SYNC_FULL every bounced slot. */
+static inline bool domain_needs_sync(const struct domain *dom)
+{
+	return dom->frames.rings.nr || (dom->nr_full && dom->frames.others.nr);
+}
 
 /* domain_destroy - bring what devices wrote to the guest and free it; no stream is in it any more
  */

@@ -18,6 +18,10 @@
 #define LOG_LIMIT	  32
 #define MAX_RESV	  (MEDIATOR_MAX_STREAMS * INSTANCE_MAX_APERTURES + 3)
 #define MIN_GRANULE	  4096
+/* Sync points in a row with nothing to look at, before an endpoint is not trapped any more. Each
+ * cost an exit, some microseconds; taking its registers from the guest and back costs some dozens
+ * of these. */
+#define CALM_POINTS	  128
 
 struct endpoint {
 	struct mediator *m;
@@ -25,7 +29,11 @@ struct endpoint {
 	struct stream_state *streams[MEDIATOR_MAX_STREAMS];
 	struct domain *domain; /* NULL: unattached */
 	bool told;	       /* the operator knows that an IOMMU of it is cut off */
-	unsigned nr_resv;      /* known once sealed */
+	void (*trap)(void *ctx, enum trap_state state); /* NULL: always trapped */
+	void *trap_ctx;
+	enum trap_state trap_state; /* as last told */
+	unsigned nr_calm;	    /* sync points in a row with nothing to look at */
+	unsigned nr_resv;	    /* known once sealed */
 	struct resv_region resv[MAX_RESV];
 	struct endpoint *next;
 };
@@ -55,6 +63,59 @@ static void log_line(struct mediator *m, const char *line)
 	if (m->nr_log_lines++ == LOG_LIMIT)
 		line = "further messages about the guest's IOMMU requests are only counted";
 	m->cfg.log(m->cfg.log_ctx, line);
+}
+
+/* ---- trapping ---- */
+
+static void set_trap_state(struct endpoint *ep, enum trap_state state)
+{
+	ep->nr_calm = 0;
+	if (!ep->trap || ep->trap_state == state)
+		return;
+	ep->trap_state = state;
+	if (state == TRAP_ON)
+		ep->m->stats.traps++;
+	else
+		ep->m->stats.untraps++;
+	ep->trap(ep->trap_ctx, state);
+}
+
+/* Every endpoint of the domain, before something in it needs sync points. */
+static void trap_domain(struct domain *dom)
+{
+	struct mediator *m = container_of(dom->env, struct mediator, env);
+
+	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
+		if (ep->domain == dom)
+			set_trap_state(ep, TRAP_ON);
+	}
+	dom->trapped = true;
+}
+
+/* Where a frame is one slot nothing is ever bounced. */
+static bool can_bounce(const struct mediator *m)
+{
+	return m->env.frame_size > m->env.granule;
+}
+
+/* What the endpoint's accesses need be now. */
+static enum trap_state needed_state(const struct endpoint *ep)
+{
+	if (!ep->domain || ep->domain->bypass || !can_bounce(ep->m))
+		return TRAP_OFF_LONG;
+	return domain_needs_sync(ep->domain) ? TRAP_ON : TRAP_OFF;
+}
+
+/* A sync point had nothing to look at. */
+static void calm_point(struct endpoint *ep)
+{
+	enum trap_state state = needed_state(ep);
+
+	if (ep->trap_state == state || ++ep->nr_calm < CALM_POINTS)
+		return;
+	if (ep->domain)
+		ep->domain->trapped = false;
+	set_trap_state(ep, state);
 }
 
 /* ---- life, before the first request ---- */
@@ -115,6 +176,7 @@ int mediator_create(const struct mediator_cfg *cfg, struct mediator **out)
 	m->env.now_ns = cfg->now_ns ? cfg->now_ns : monotonic_ns;
 	m->env.promote = cfg->promote;
 	m->env.salt = cfg->salt;
+	m->env.trap = trap_domain;
 	ret = faultlog_create(FAULTLOG_CAPACITY, &m->faults);
 	if (ret)
 		goto err_m;
@@ -387,8 +449,7 @@ static int seal(struct mediator *m)
 	}
 	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
 		find_resv(m, ep);
-		/* Where a frame is one slot nothing is ever bounced. */
-		if (ep->cfg.sync == SYNC_FULL && m->env.frame_size > m->env.granule)
+		if (ep->cfg.sync == SYNC_FULL && can_bounce(m))
 			m->env.ring_limit = m->cfg.ring_limit;
 	}
 	m->env.park_limit = m->cfg.park_limit / (2 * page);
@@ -608,6 +669,13 @@ static int attach(struct mediator *m, struct endpoint *ep, uint32_t id, bool byp
 	ret = check_join(ep, dom);
 	if (!ret && is_held_elsewhere(m, ep, dom))
 		ret = -EOPNOTSUPP;
+	/* What is bounced there already is so for all who come; and with a SYNC_FULL one the
+	 * others' sync points change. */
+	if (!ret && !dom->bypass && can_bounce(m)) {
+		trap_domain(dom);
+		if (ep->cfg.sync != SYNC_NONE)
+			set_trap_state(ep, TRAP_ON);
+	}
 	/* check_join() has seen no mapping there, but a parked frame has none. */
 	for (unsigned i = 0; i < ep->nr_resv && !ret; i++)
 		domain_vacate(dom, ep->resv[i].start, ep->resv[i].last);
@@ -1078,7 +1146,7 @@ const char *mediator_needs_strict(struct mediator *m)
 	const struct endpoint *ep;
 
 	pthread_mutex_lock(&m->lock);
-	ep = m->env.frame_size > m->env.granule ? m->endpoints : NULL;
+	ep = can_bounce(m) ? m->endpoints : NULL;
 	while (ep && ep->cfg.sync == SYNC_FULL)
 		ep = ep->next;
 	pthread_mutex_unlock(&m->lock);
@@ -1088,6 +1156,21 @@ const char *mediator_needs_strict(struct mediator *m)
 bool endpoint_needs_sync(const struct endpoint *ep)
 {
 	return ep->cfg.sync != SYNC_NONE;
+}
+
+void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_state state),
+		       void *ctx)
+{
+	struct mediator *m = ep->m;
+
+	pthread_mutex_lock(&m->lock);
+	ep->trap = ep->cfg.sync == SYNC_NONE ? NULL : trap;
+	ep->trap_ctx = ctx;
+	ep->trap_state = TRAP_ON;
+	ep->nr_calm = 0;
+	if (!seal(m) && !can_bounce(m))
+		set_trap_state(ep, TRAP_OFF_LONG);
+	pthread_mutex_unlock(&m->lock);
 }
 
 /* A sync point shows every ring of the domain. If one of them is that of an endpoint with SYNC_FULL
@@ -1104,13 +1187,16 @@ static void sync_point(struct endpoint *ep, enum sync_dir dir)
 	if (ep->cfg.sync == SYNC_NONE)
 		return;
 	pthread_mutex_lock(&m->lock);
-	if (ep->domain && (ep->domain->frames.rings.nr || ep->domain->frames.others.nr)) {
+	if (ep->domain && domain_needs_sync(ep->domain)) {
+		ep->nr_calm = 0;
 		sync_frames(&ep->domain->frames, m->env.pool, m->env.granule, dir,
 			    mode_of(ep->domain), m->env.scratch, &m->stats);
 		if (dir == SYNC_FOR_DEVICE)
 			m->stats.syncs_for_device++;
 		else
 			m->stats.syncs_for_cpu++;
+	} else {
+		calm_point(ep);
 	}
 	pthread_mutex_unlock(&m->lock);
 }

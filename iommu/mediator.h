@@ -26,6 +26,18 @@ enum sync_mode {
 	SYNC_FULL,  /* every slot, at every sync point */
 };
 
+/* What accesses to an endpoint's registers, and its interrupts, must be. */
+enum trap_state {
+	/* Each access is a sync point, each interrupt follows one: neither gets past the embedder.
+	 */
+	TRAP_ON,
+	/* They need not, until TRAP_ON is told. */
+	TRAP_OFF,
+	/* Nor will they before the endpoint is attached elsewhere: it is in no domain, in a bypass
+	 * domain, or nothing is ever bounced. */
+	TRAP_OFF_LONG,
+};
+
 /* A reserved region of one endpoint, inclusive bytes. */
 struct resv_region {
 	uint64_t start;
@@ -48,6 +60,7 @@ struct mediator_stats {
 		to_direct; /* live frames that changed their class, by replacing a page */
 	uint64_t bytes_to_device, bytes_to_guest; /* copied between guest pages and bounce pages */
 	uint64_t syncs_for_device, syncs_for_cpu;
+	uint64_t traps, untraps; /* endpoints told TRAP_ON, and otherwise */
 	uint64_t conflicts; /* bytes that guest and device both changed between two sync points */
 	uint64_t unstable;  /* syncs in which the device kept writing past the collect limit */
 	uint64_t reclassified; /* exposed frames that had to become bounce */
@@ -240,9 +253,32 @@ void mediator_reset(struct mediator *m);
  */
 const char *mediator_needs_strict(struct mediator *m);
 
-/* endpoint_needs_sync - true if accesses to its registers must be trapped: its sync mode is not
- * NONE */
+/* endpoint_needs_sync - true if it may have to be trapped: its sync mode is not NONE */
 bool endpoint_needs_sync(const struct endpoint *ep);
+
+/**
+ * endpoint_set_trap - who lets the guest at its registers, and its interrupts at the guest
+ * @trap: is told when it must stand between them, and when it need not; NULL: nobody, it is running
+ *        nowhere any more when this returns
+ *
+ * A domain needs sync points if it has a bounced read-write slot, or, while an endpoint of it is
+ * SYNC_FULL, any bounced slot (parked frames have none). Then all its endpoints but those with
+ * SYNC_NONE are TRAP_ON. It is told before the first such slot: before a guest page is copied or a
+ * translation changes, for a live frame may become bounce inside any request, while other vCPUs
+ * ring doorbells and devices raise interrupts. When @trap(TRAP_ON) returns every access of the
+ * guest traps and no interrupt goes past the embedder; what is trapped meanwhile waits in
+ * endpoint_sync_for_*() for the end of the request. Accesses before that, and interrupts, told of
+ * memory that both sides still shared.
+ *
+ * TRAP_OFF comes late: after some sync points in a row that had nothing to look at, from one of
+ * them. An endpoint starts TRAP_ON; where nothing is ever bounced @trap is told otherwise at once.
+ *
+ * @trap runs with the mediator's lock held, whatever else the caller of the request or of
+ * endpoint_sync_for_*() holds: it takes a lock that nobody holds who calls the mediator, and does
+ * not fail. All endpoints have been added.
+ */
+void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_state state),
+		       void *ctx);
 
 /* endpoint_sync_for_device - before a guest's register write reaches the device: what the CPU
  * changed in bounced slots of the endpoint's domain since the last sync becomes visible to devices

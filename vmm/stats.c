@@ -119,6 +119,8 @@ void stats_print(FILE *file, const struct stats *stats)
 	X(bytes_to_guest)                                                                          \
 	X(syncs_for_device)                                                                        \
 	X(syncs_for_cpu)                                                                           \
+	X(traps)                                                                                   \
+	X(untraps)                                                                                 \
 	X(conflicts)                                                                               \
 	X(unstable)                                                                                \
 	X(reclassified)                                                                            \
