@@ -9,9 +9,32 @@
 #     '! LINE'             what granule says of it, on standard error
 #     '# LINE'             what the host's kernel logs meanwhile
 #     '= STATUS SECONDS'   how granule ended
+#     'history: DISK ...'  at the end, of each disk whose guests told: what is on it now
+#
+# A guest that prints `host: kill` has granule killed by SIGKILL.
 
 # The plan sets: where we are, and whether that is the lab.
 work=${work:?} in_lab=${in_lab-}
+
+# killed_on_demand: what a guest prints, and granule gone when it asks for that. $work/pid is granule's, for
+# busybox's timeout becomes the command.
+killed_on_demand() { awk -v pid="$work/pid" '{ print; fflush() } /^host: kill/ { system("kill -9 $(cat " pid ")") }'; }
+
+# history DISK: what is on it, in steps of blkcheck with "_" for blanks
+history() {
+	if [ -e "$work/history.$1" ]; then
+		cat "$work/history.$1"
+	else
+		echo -g_0
+	fi
+}
+
+# histories: of what the guest said, read from standard input, the last word on each disk
+histories() {
+	sed -n 's/^| history: //p' | while read -r disk text; do
+		echo "$text" >"$work/history.$disk"
+	done
+}
 
 # prefixed CHARACTER: each line as soon as it is there, in one write
 prefixed() { awk -v p="$1" '{ sub(/\r$/, ""); print p " " $0; fflush() }'; }
@@ -28,11 +51,13 @@ scenario() {
 	{
 		{
 			{
-				timeout -k 10 "$limit" "$@" </dev/null 2>&4
+				# shellcheck disable=SC2016
+				sh -c 'echo $$ >"$0/pid"; exec timeout -k 10 "$@"' "$work" "$limit" "$@" </dev/null 2>&4
 				echo $? >"$work/status"
-			} | prefixed '|' >&5
+			} | killed_on_demand | prefixed '|' | tee "$work/said" >&5
 		} 4>&1 | prefixed '!' >&5
 	} 5>&1
+	histories <"$work/said"
 	echo "= $(cat "$work/status") $(($(date +%s) - started))"
 	[ ! "$in_lab" ] || kernel_log | prefixed '#'
 }
@@ -46,4 +71,31 @@ after() {
 	else
 		echo "| FAIL $name: $(echo "${said:-failed, and said nothing}" | tail -n 1)"
 	fi
+}
+
+# ---- what `after` often asks ----
+
+# clean FILE: the statistics have neither conflicts nor faults; granule that was killed has written none. The next
+# scenario must write its own.
+clean() {
+	[ "$(cat "$work/status")" != 137 ] || return 0
+	for count in conflicts faults; do
+		line=$(grep -m 1 "\"$count\":" "$1") || return
+		case $line in
+		*' 0,') ;;
+		*) echo "$line" && return 1 ;;
+		esac
+	done
+	rm "$1"
+}
+
+# serve_tcp: the host's end of netcheck, on the peer of the devices' network
+serve_tcp() {
+	echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+	ip addr add 192.0.2.1/24 dev eth0 && ip link set eth0 up && ./netcheck serve served &
+}
+
+# served FILE: the log of `netcheck serve` has connections, and not a wrong byte in any; it begins anew
+served() {
+	! grep -m 1 wrong "$1" && grep -q ok "$1" && : >"$1"
 }

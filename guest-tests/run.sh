@@ -1,8 +1,9 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# run.sh [-l|-k] [NAME]... - run the scenarios of scenarios.cfg (all, or those whose name or host's
-# name is given) and judge their reports. -l only lists them, -k keeps every log.
+# run.sh [-l] [-k] [-m] [NAME]... - run the scenarios of scenarios.cfg (all, or those whose name or host's
+# name is given) and judge their reports. -l only lists them, -k keeps every log, -m has devices work for a
+# minute where they work for seconds else, and without a NAME runs the matrix of devices, all of it.
 #
 # On an arm64 machine with 16 KiB pages and /dev/kvm they run directly, elsewhere in the lab. Prints
 # a line per scenario and what failed in it, and `N passed, N failed, N skipped`, which counts claims.
@@ -30,14 +31,15 @@ hosts=()
 scenarios=()
 declare -A cfg # "section.key" -> value; repeated keys are joined by newlines
 
-# expand TEXT: `a-{b,c}` is a-b and a-c; sets names and, for each, alternatives[name]: what was taken
+# expand TEXT: `a-{b,c}` is a-b and a-c; sets names and, for each, alternatives[name]: what was taken, with
+# the value it may have: `{b=1,c=2}`
 expand() {
 	local rest taken
 	if [[ $1 =~ ^([^{]*)\{([^}]*)\}(.*)$ ]]; then
 		rest=${BASH_REMATCH[3]}
 		set -- "$1" "${2-}" "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}"
 		for taken in ${4//,/ }; do
-			expand "$3$taken$rest" "$2 $taken"
+			expand "$3${taken%%=*}$rest" "$2 $taken"
 		done
 	else
 		names+=("$1")
@@ -46,7 +48,7 @@ expand() {
 }
 
 read_config() {
-	local line key='' value text name names=() taken i
+	local line key='' value said text name names=() taken i
 	local -A alternatives=()
 	while IFS= read -r line || [[ $line ]]; do
 		[[ $line && $line != '#'* ]] || continue
@@ -67,16 +69,20 @@ read_config() {
 			[[ $line =~ ^([a-z]+)\ =\ (.*)$ ]] || die "scenarios.cfg: cannot read '$line'"
 			key=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
 			case $key in
-			device | disk | generation | host | payload | script | kernel | modules | put | \
+			device | hostdevice | qemu | setup | quick | disk | generation | host | payload | script | kernel | modules | put | \
 				run | params | before | status | time | faults | says | claims | after) ;;
 			*) die "scenarios.cfg: [${names[*]}] has an unknown key '$key'" ;;
 			esac
 		fi
+		said=$value
 		for name in "${names[@]}"; do
-			text=$value i=0
+			text=$said i=0
 			for taken in ${alternatives[$name]}; do
 				i=$((i + 1))
-				text=${text//"%$i"/$taken}
+				value=''
+				[[ $taken != *=* ]] || value=${taken#*=}
+				text=${text//"%$i="/"$value"}
+				text=${text//"%$i"/"${taken%%=*}"}
 			done
 			[[ $line == [[:blank:]]* || ! ${cfg[$name.$key]+x} ]] || text=$'\n'$text
 			cfg[$name.$key]+=$text
@@ -92,6 +98,19 @@ shopt -s extglob
 
 # get SECTION KEY [DEFAULT]
 get() { printf '%s' "${cfg[$1.$2]-${3-}}"; }
+
+# is_quick NAME: is it part of a run without a NAME?
+is_quick() {
+	local ending
+	[[ ${cfg[$1.quick]+x} ]] || return 0
+	for ending in $(get "$1" quick); do
+		[[ $1 != *-"$ending" ]] || return 0
+	done
+	return 1
+}
+
+# time_limit NAME: seconds
+time_limit() { echo $(($(get "$1" time 180) + (matrix ? 10 * load : 0))); }
 
 # ---- results -------------------------------------------------------------------------------------
 
@@ -123,7 +142,7 @@ judge() {
 	read -r status seconds < <(sed -n 's/^= //p' "$file")
 	if [[ ! $status ]]; then
 		report_fail "$name" "the host stopped before it ended"
-	elif [[ $seconds -ge $(get "$name" time 180) ]]; then
+	elif [[ $seconds -ge $(time_limit "$name") ]]; then
 		report_fail "$name" "timed out after $seconds s"
 	elif [[ $status != "$(get "$name" status 0)" ]]; then
 		report_fail "$name" "granule ended with status $status instead of $(get "$name" status 0)"
@@ -168,9 +187,17 @@ judge() {
 
 native() { [[ $(uname -m) == aarch64 && $(getconf PAGESIZE) -eq 16384 && -w /dev/kvm ]]; }
 
-# What host $1 needs that only the lab has; empty: nothing
-lab_only() {
-	[[ ! $(get "host $1" device) ]] || echo "needs a lab device ($(get "host $1" device | head -n 1))"
+# What host $1 needs that this machine does not have; empty: nothing
+missing() {
+	local device
+	if native; then
+		[[ ! $(get "host $1" device) ]] || echo "needs a lab device ($(get "host $1" device | head -n 1))"
+		return
+	fi
+	while IFS= read -r device; do
+		[[ ! $device ]] || grep -q "^name \"${device%%,*}\"" <<<"$qemu_devices" ||
+			{ echo "this QEMU has no ${device%%,*}" && return; }
+	done <<<"$(get "host $1" device)"
 }
 
 # guest_files NAME: build what the scenario's guest needs; sets kernel and initrd
@@ -199,9 +226,11 @@ guest_files() {
 plan() {
 	local host=$1 name line args params
 	shift
-	puts=("$here/host.sh" "$build/linux/blkcheck")
-	echo "in_lab=${in_lab}"
+	puts=("$here/host.sh" "$build/linux/"{blkcheck,netcheck})
+	echo "in_lab=$in_lab load=$load"
 	echo "work=\$PWD; . \"\$work/host.sh\""
+	get "host $host" setup
+	echo
 	for name; do
 		guest_files "$name" || return
 		puts+=("$kernel")
@@ -216,8 +245,8 @@ plan() {
 		echo "set -- \$LAB_DEVICES"
 		get "$name" before
 		echo
-		# shellcheck disable=SC2016
-		printf 'scenario %q %q granule run %s -p %q %s\n' "$name" "$(get "$name" time 180)" \
+		# What params has of $(history) and $load is the host's to expand.
+		printf 'scenario %q %q granule run %s -p "%s" %s\n' "$name" "$(time_limit "$name")" \
 			"${args[*]-}" "$params" "$(get "$name" run)"
 		while IFS= read -r line; do
 			[[ ! $line ]] || echo "after $line"
@@ -236,9 +265,9 @@ make_disk() {
 
 # run_host HOST NAME...
 run_host() {
-	local host=$1 name id mib args=() files=() reason image file said status=0 limit=60
+	local host=$1 name id mib args=() files=() reason image file said history status=0 limit=60
 	shift
-	reason=$(native && lab_only "$host")
+	reason=$(missing "$host")
 	if [[ $reason ]]; then
 		for name; do
 			report_skip "$name" "$reason"
@@ -263,6 +292,12 @@ run_host() {
 		while IFS= read -r name; do
 			[[ ! $name ]] || args+=(--device "$name")
 		done <<<"$(get "host $host" device)"
+		while IFS= read -r name; do
+			[[ ! $name ]] || args+=(--host-device "$name")
+		done <<<"$(get "host $host" hostdevice)"
+		for name in $(get "host $host" qemu); do
+			args+=(--qemu "$name")
+		done
 		while read -r id mib; do
 			[[ $id ]] || continue
 			image=$out/$host-$id.img
@@ -274,7 +309,7 @@ run_host() {
 			args+=(--put "$file")
 		done < <(printf '%s\n' "${puts[@]}" "$out/$host.plan" | sort -u)
 		for name; do
-			limit=$((limit + $(get "$name" time 180) + 15))
+			limit=$((limit + $(time_limit "$name") + 15))
 		done
 		"$lab" exec "${args[@]}" --timeout "$limit" -- sh "$host.plan" \
 			>"$out/$host.out" 2>"$out/$host.err" </dev/null &
@@ -293,31 +328,41 @@ run_host() {
 	if [[ $status -ne 0 ]]; then
 		report_fail "$host" "the host ended with status $status: $(tail -n 1 "$out/$host.err" 2>/dev/null)"
 	fi
-	if [[ ${#files[@]} -gt 0 && $complete ]]; then
-		for image in "${files[@]}"; do
-			# shellcheck disable=SC2046 # words
-			if said=$("$build/linux/blkcheck-native" read -g $(get "host $host" generation 0) "$image" 2>&1); then
-				echo "pass  $host: its disk image holds what the guests wrote"
-				passed=$((passed + 1))
-			else
-				report_fail "$host" "its disk image: $said"
-			fi
-		done
-	fi
+	for image in ${files[@]+"${files[@]}"}; do
+		# What the guests said is on it; else what must be there when all of them have run.
+		history=$(sed -n "s/^| history: $(basename "${image%.img}" | sed "s/^$host-//") //p" "$out/$host.out" | tail -n 1)
+		if [[ ! $history ]]; then
+			[[ $complete ]] || continue
+			history="-g $(get "host $host" generation 0)"
+		fi
+		history=${history//_/ }
+		# shellcheck disable=SC2086 # words
+		if said=$("$build/linux/blkcheck-native" read ${history/#maybe/-e} "$image" 2>&1); then
+			echo "pass  $host: its disk image holds what the guests wrote"
+			passed=$((passed + 1))
+		else
+			report_fail "$host" "its disk image: $said"
+		fi
+	done
 	rm -f "${files[@]}" "$out/$host.plan" "$out/$host".{out,err}
 }
 
 read_config
-if [[ ${1-} == -l ]]; then
+keep='' matrix=0 load=3 list=''
+while [[ ${1-} == -? ]]; do
+	case $1 in
+	-l) list=1 ;;
+	-k) keep=1 ;;
+	-m) matrix=1 load=60 ;;
+	*) die "unknown option '$1'" ;;
+	esac
+	shift
+done
+if [[ $list ]]; then
 	for name in "${scenarios[@]}"; do
-		printf '%-28s on %s\n' "$name" "$(get "$name" host)"
+		printf '%-28s on %s%s\n' "$name" "$(get "$name" host)" "$(is_quick "$name" || echo ', only in the matrix')"
 	done
 	exit
-fi
-keep=
-if [[ ${1-} == -k ]]; then
-	keep=1
-	shift
 fi
 for name; do
 	[[ " ${scenarios[*]} ${hosts[*]} " == *" $name "* ]] ||
@@ -340,6 +385,7 @@ finish_host() {
 # A lab host keeps one CPU busy: as many at once as this machine has.
 jobs=${JOBS:-$(nproc)}
 native && jobs=1
+qemu_devices=$(native || qemu-system-aarch64 -device help 2>&1)
 declare -A running=() # process -> host
 wait_for_one() {
 	local pid
@@ -349,12 +395,25 @@ wait_for_one() {
 }
 trap 'kill "${!running[@]}" 2>/dev/null; exit 130' INT TERM HUP
 
+# wanted SCENARIO NAME...: by one of the names, or, without any, because it is part of what is run
+wanted() {
+	local host
+	host=$(get "$1" host)
+	if [[ $# -gt 1 ]]; then
+		[[ " ${*:2} " == *" $1 "* || " ${*:2} " == *" $host "* ]]
+	elif [[ $matrix -eq 1 ]]; then
+		[[ $host == matrix-* ]]
+	else
+		is_quick "$1"
+	fi
+}
+
 for host in "${hosts[@]}"; do
 	names=()
 	complete=1
 	for name in "${scenarios[@]}"; do
 		[[ $(get "$name" host) == "$host" ]] || continue
-		if [[ $# -eq 0 || " $* " == *" $name "* || " $* " == *" $host "* ]]; then
+		if wanted "$name" "$@"; then
 			names+=("$name")
 		else
 			complete=

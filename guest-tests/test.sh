@@ -104,6 +104,7 @@ if [[ $(uname -m) != aarch64 ]]; then
 	part 'unit tests on arm64' "$make" --no-print-directory check-arm64
 fi
 part 'blkcheck' guest-tests/blkcheck.sh
+part 'netcheck' guest-tests/netcheck.sh
 part 'bad input' guest-tests/badinput.sh
 part 'guest scenarios' "$make" --no-print-directory guest-check
 if [[ $(uname -m) != aarch64 || -w /dev/kvm ]]; then

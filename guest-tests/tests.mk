@@ -40,6 +40,7 @@ bare: $(patsubst %,$(B)/bare/%.img,$(BARE_PAYLOADS)) ## bare-metal payloads
 # ---- Linux guests -----------------------------------------------------------------------------------
 
 BLKCHECK := $(addprefix guest-tests/linux/,blkcheck.c blkcontents.c blkrandom.c)
+NETCHECK := $(addprefix guest-tests/linux/,netcheck.c blkcontents.c)
 BLKCHECK_H := $(addprefix guest-tests/linux/,blkcheck.h blkcontents.h)
 
 $(B)/linux/%: guest-tests/linux/%.c $(B)/.deps
@@ -55,6 +56,14 @@ $(B)/linux/bench: guest-tests/linux/bench.c $(arm64_DEPS) $(B)/.deps
 	@mkdir -p $(dir $@)
 	$(call say,CC,$@)
 	$(Q)$(arm64_CC) $(CSTD) $(WARN) -D_GNU_SOURCE $(arm64_CFLAGS) $(arm64_LDFLAGS) -o $@ $< -luring
+$(B)/linux/netcheck: $(NETCHECK) $(BLKCHECK_H) $(B)/.deps
+	@mkdir -p $(dir $@)
+	$(call say,CC,$@)
+	$(Q)$(ARM_PREFIX)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -static -I. -o $@ $(NETCHECK) -lpthread
+$(B)/linux/netcheck-native: $(NETCHECK) $(BLKCHECK_H) $(B)/.deps
+	@mkdir -p $(dir $@)
+	$(call say,CC,$@)
+	$(Q)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -I. -o $@ $(NETCHECK) -lpthread
 $(B)/linux/blkcheck-native: $(BLKCHECK) $(BLKCHECK_H) $(B)/.deps
 	@mkdir -p $(dir $@)
 	$(call say,CC,$@)
@@ -69,13 +78,16 @@ apple-dart: $(B)/.deps
 
 # ---- targets ----------------------------------------------------------------------------------------
 
-GUEST_DEPS := $(B)/arm64/granule bare $(addprefix $(B)/linux/,blkcheck blkcheck-native hangup simedu)
+GUEST_DEPS := $(B)/arm64/granule bare $(addprefix $(B)/linux/,blkcheck blkcheck-native netcheck netcheck-native hangup simedu)
 
 guest-check: $(GUEST_DEPS) apple-dart ## every guest scenario, in the lab
 	$(Q)guest-tests/run.sh
 
 bench-lab: $(B)/arm64/granule $(B)/linux/bench ## granule beside QEMU in the lab: a table, and build/bench-lab.json
 	$(Q)guest-tests/bench-lab
+
+matrix: $(GUEST_DEPS) ## every device, a minute of load each, in the lab
+	$(Q)guest-tests/run.sh -m
 
 run: $(GUEST_DEPS) ## the main job: a 4 KiB guest with an NVMe disk on a 16 KiB host
 	$(Q)guest-tests/run-demo
@@ -90,4 +102,4 @@ clean: clean-guests
 clean-guests:
 	$(Q)rm -rf $(addprefix $(B)/,bare bare-qemu linux apple-dart scenarios demo)
 
-.PHONY: bench-lab guest-check run shell test clean-guests
+.PHONY: bench-lab guest-check matrix run shell test clean-guests

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #define SECTORS_PER_BLOCK (BLOCK / SECTOR)
-#define MAX_STEPS	  16u
+#define MAX_STEPS	  96u
 
 /*
  * What a generation touches: single blocks, one in 16, in the third quarter of the disk, and every

@@ -13,6 +13,7 @@
 #include "blkcheck.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <liburing.h>
 #include <linux/falloc.h>
@@ -20,6 +21,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "blkcontents.h"
 
@@ -38,6 +42,7 @@ struct io {
 struct run {
 	unsigned depth, align, nr_ios;
 	bool polled;
+	int zero_mode; /* of fallocate() */
 	struct io_uring ring;
 	struct io ios[MAX_DEPTH];
 	uint8_t *arena;
@@ -71,6 +76,28 @@ static int make_arena(struct run *run)
 	madvise(run->arena, size / 4 & ~(size_t)(BLOCK * 16 - 1), MADV_NOHUGEPAGE);
 	memset(run->arena, POISON, size);
 	return 0;
+}
+
+/*
+ * A punched hole is a command of its own to the disk. One that has none refuses it; then the kernel
+ * is asked for zeroes however it makes them, which is by writing them.
+ */
+static int zero_mode(void)
+{
+	char name[96], most[24] = "1";
+	struct stat st;
+	int fd;
+
+	if (!fstat(disk, &st) && S_ISBLK(st.st_mode)) {
+		snprintf(name, sizeof(name), "/sys/dev/block/%u:%u/queue/write_zeroes_max_bytes",
+			 major(st.st_rdev), minor(st.st_rdev));
+		fd = open(name, O_RDONLY);
+		if (fd >= 0 && read(fd, most, sizeof(most) - 1) < 1)
+			most[0] = '1';
+		if (fd >= 0)
+			close(fd);
+	}
+	return (atoi(most) ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE) | FALLOC_FL_KEEP_SIZE;
 }
 
 static void check_poison(const uint8_t *at, size_t len, uint64_t sector, const char *complaint)
@@ -268,7 +295,7 @@ static bool begin(struct run *run, unsigned index, unsigned nr)
 		io_uring_prep_writev(sqe, disk, io->pieces, io->nr_pieces, (uint64_t)at);
 		break;
 	case RANDOM_ZERO:
-		io_uring_prep_fallocate(sqe, disk, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at,
+		io_uring_prep_fallocate(sqe, disk, run->zero_mode, at,
 					(off_t)(io->what.nr_sectors * SECTOR));
 		break;
 	default:
@@ -377,6 +404,7 @@ int blkrandom(unsigned depth, unsigned align, bool polled)
 	run->depth = depth;
 	run->align = align;
 	run->polled = polled;
+	run->zero_mode = zero_mode();
 	history_ends_in_random(&run->nr_ios);
 	if (make_arena(run))
 		return 1;
