@@ -69,6 +69,33 @@ struct frame_list {
 	size_t nr, cap;
 };
 
+/*
+ * A word that tells of all the rest of a ring: flags in its low half, how far the ring is filled in
+ * its high one, as in both parts of a virtio split ring. What it tells of has no fixed place beside
+ * it, so a sync reads it before everything else and writes it after everything else. The flags ask
+ * the other side to be quiet, which is only right where both see each other's last word: they
+ * travel in no direction, and are 0 on the far side.
+ */
+typedef uint32_t __attribute__((may_alias)) head_word;
+
+struct ring_head {
+	uint64_t iova; /* a multiple of 4 */
+	bool live;
+	bool by_device; /* the device writes it; else the CPU */
+	/* During a sync. */
+	head_word *guest, *bounce; /* NULL: it is in no read-write slot of a bounce frame */
+	uint16_t seen;
+};
+
+#define RING_HEADS_MAX 128u
+
+/* Those of one endpoint. */
+struct ring_heads {
+	struct ring_heads *next; /* in the same domain */
+	unsigned nr;		 /* of v, not all of them live */
+	struct ring_head v[RING_HEADS_MAX];
+};
+
 #define FRAME_SLAB_LG2 6 /* frames allocated together */
 
 struct frame_table {
@@ -83,6 +110,7 @@ struct frame_table {
 	uint64_t spread;   /* odd: what an index is multiplied by to find its bucket */
 	size_t nr_frames;  /* of all classes */
 	struct frame_list rings, others;
+	struct ring_heads *heads; /* NULL: none */
 };
 
 /**

@@ -35,6 +35,7 @@ struct endpoint {
 	unsigned nr_calm;	    /* sync points in a row with nothing to look at */
 	unsigned nr_resv;	    /* known once sealed */
 	struct resv_region resv[MAX_RESV];
+	struct ring_heads heads; /* in the frame table of its domain */
 	struct endpoint *next;
 };
 
@@ -632,8 +633,13 @@ static void forget_domain(struct mediator *m, struct domain *dom)
 }
 
 /* The domain has lost an endpoint; with the last one it dies. */
-static void drop_endpoint(struct mediator *m, struct domain *dom, const struct endpoint *ep)
+static void drop_endpoint(struct mediator *m, struct domain *dom, struct endpoint *ep)
 {
+	struct ring_heads **link = &dom->frames.heads;
+
+	while (*link != &ep->heads)
+		link = &(*link)->next;
+	*link = ep->heads.next;
 	dom->nr_full -= ep->cfg.sync == SYNC_FULL;
 	if (!--dom->nr_endpoints)
 		forget_domain(m, dom);
@@ -696,6 +702,8 @@ static int attach(struct mediator *m, struct endpoint *ep, uint32_t id, bool byp
 	dom->relaxed = dom->relaxed && ep->cfg.relaxed;
 	if (old)
 		drop_endpoint(m, old, ep);
+	ep->heads.next = dom->frames.heads;
+	dom->frames.heads = &ep->heads;
 	return 0;
 }
 
@@ -1209,6 +1217,25 @@ void endpoint_sync_for_device(struct endpoint *ep)
 void endpoint_sync_for_cpu(struct endpoint *ep)
 {
 	sync_point(ep, SYNC_FOR_CPU);
+}
+
+int endpoint_set_ring(struct endpoint *ep, unsigned ring, const struct ring_place *place)
+{
+	struct ring_head *heads = ep->heads.v;
+
+	if (place && (place->cpu_head % 4 || place->device_head % 4))
+		return -EINVAL;
+	if (ring >= MEDIATOR_MAX_RINGS)
+		return place ? -ENOSPC : 0;
+	_Static_assert(RING_HEADS_MAX == 2 * MEDIATOR_MAX_RINGS, "two of each");
+	pthread_mutex_lock(&ep->m->lock);
+	ep->heads.nr = MAX(ep->heads.nr, 2 * ring + 2);
+	heads += 2 * (size_t)ring;
+	heads[0] = (struct ring_head){.live = place, .iova = place ? place->cpu_head : 0};
+	heads[1] = (struct ring_head){
+		.live = place, .iova = place ? place->device_head : 0, .by_device = true};
+	pthread_mutex_unlock(&ep->m->lock);
+	return 0;
 }
 
 static int translate(const struct endpoint *ep, uint64_t iova, unsigned access, uint64_t *gpa)

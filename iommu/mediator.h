@@ -289,6 +289,25 @@ void endpoint_sync_for_device(struct endpoint *ep);
  * changed in bounced slots of the endpoint's domain becomes visible to the guest */
 void endpoint_sync_for_cpu(struct endpoint *ep);
 
+/* Heads of a ring, iovas: the words that say how far each side has got, see iommu/frame.h. */
+struct ring_place {
+	uint64_t cpu_head, device_head;
+};
+
+#define MEDIATOR_MAX_RINGS 64u
+
+/**
+ * endpoint_set_ring - tell where the heads of ring @ring are, before the device uses it; by iova,
+ * in whatever domain the endpoint is
+ * @place: NULL: nowhere, the ring is not in use
+ * Return: 0; -EINVAL a head is not aligned to 4 bytes; -ENOSPC @ring is not below
+ * MEDIATOR_MAX_RINGS; then the ring is memory like any other, and so are the requests to be quiet
+ * in it: driver or device may wait for ever.
+ * Without a domain that bounces the heads, and in read-only or write-only mappings, nothing
+ * changes.
+ */
+int endpoint_set_ring(struct endpoint *ep, unsigned ring, const struct ring_place *place);
+
 /**
  * endpoint_translate - where a device's access at @iova goes, by the guest's mappings alone
  * @access: MAP_READ and/or MAP_WRITE, all needed

@@ -534,10 +534,96 @@ struct sync_run {
 	struct mediator_stats *stats;
 };
 
+/* for_each_head - of the domain, live ones and others */
+#define for_each_head(run, list, head)                                                             \
+	for (struct ring_heads *list = (run)->table->heads; list; list = list->next)               \
+		for (struct ring_head *head = list->v; head < list->v + list->nr; head++)
+
 static uint64_t *count_of(const struct sync_run *run)
 {
 	return run->dir == SYNC_FOR_CPU ? &run->stats->bytes_to_guest
 					: &run->stats->bytes_to_device;
+}
+
+/* ---- ring heads ---- */
+
+static void find_head(const struct sync_run *run, struct ring_head *head)
+{
+	uint64_t frame_len = run->table->nr_slots * run->granule;
+	uint64_t at = head->iova % frame_len;
+	const struct frame *frame;
+	frame_slot slot;
+
+	head->bounce = NULL;
+	if (!head->live)
+		return;
+	frame = frame_find(run->table, head->iova / frame_len);
+	if (!frame || frame->class != FRAME_BOUNCE)
+		return;
+	slot = frame->slot[at / run->granule];
+	if ((slot & SLOT_RIGHTS) != SLOT_RIGHTS)
+		return;
+	head->bounce = (head_word *)(uintptr_t)(frame->page + at);
+	head->guest = (head_word *)(uintptr_t)(slot_hva(run->table, slot) + at % run->granule);
+}
+
+static bool is_source(const struct sync_run *run, const struct ring_head *head)
+{
+	return head->bounce && head->by_device == (run->dir == SYNC_FOR_CPU);
+}
+
+/* read_heads - before all else: what they tell of is in place, and so is found by who looks later
+ */
+static void read_heads(const struct sync_run *run)
+{
+	for_each_head(run, list, head)
+	{
+		find_head(run, head);
+		if (is_source(run, head))
+			head->seen =
+				(uint16_t)(__atomic_load_n(run->dir == SYNC_FOR_CPU ? head->bounce
+										    : head->guest,
+							   __ATOMIC_ACQUIRE) >>
+					   16);
+	}
+	if (run->table->heads)
+		dma_barrier();
+}
+
+/* write_heads - after all else */
+static void write_heads(const struct sync_run *run)
+{
+	if (run->table->heads)
+		dma_barrier();
+	for_each_head(run, list, head)
+	{
+		head_word *dst = run->dir == SYNC_FOR_CPU ? head->guest : head->bounce;
+		uint32_t new = (uint32_t)head->seen << 16;
+
+		if (!is_source(run, head))
+			continue;
+		if (__atomic_load_n(dst, __ATOMIC_RELAXED) != new) {
+			__atomic_store_n(dst, new, __ATOMIC_RELEASE);
+			*count_of(run) += sizeof(new);
+		}
+		memcpy(pool_twin(run->pool, (uint8_t *)head->bounce), &new, sizeof(new));
+	}
+}
+
+/* leave_heads - of a line that was collected from @src, the bytes of heads stay as the twin has
+ * them */
+static void leave_heads(const struct sync_run *run, const uint64_t *src, const uint64_t *twin,
+			uint64_t data[LINE_WORDS])
+{
+	for_each_head(run, list, head)
+	{
+		uintptr_t at = (uintptr_t)(run->dir == SYNC_FOR_CPU ? head->bounce : head->guest) -
+			       (uintptr_t)src;
+		uint64_t mask = UINT64_C(0xffffffff) << (8 * (at % 8));
+
+		if (head->bounce && at < LINE)
+			data[at / 8] = (data[at / 8] & ~mask) | (twin[at / 8] & mask);
+	}
 }
 
 /*
@@ -564,10 +650,11 @@ static bool collect_slot(const struct sync_run *run, struct sync_lines *lines, u
 		if (lines->nr == run->cap)
 			return false;
 		line = &lines->v[lines->nr];
-		for (int i = LINE_WORDS - 1; i >= 0; i--) {
+		for (int i = LINE_WORDS - 1; i >= 0; i--)
 			line->data[i] = load_word(words(src) + first + i);
+		leave_heads(run, words(src) + first, words(twin) + first, line->data);
+		for (int i = 0; i < LINE_WORDS; i++)
 			changed |= line->data[i] != words(twin)[first + i];
-		}
 		if (!changed)
 			continue;
 		line->dst = words(dst) + first;
@@ -814,6 +901,7 @@ void sync_frames(struct frame_table *table, const struct pool *pool, size_t gran
 	const struct sync_lines *rings;
 
 	dma_barrier();
+	read_heads(&run);
 	rings = snapshot_rings(&run, scratch);
 	if (rings) {
 		if (mode == SYNC_FULL)
@@ -823,5 +911,6 @@ void sync_frames(struct frame_table *table, const struct pool *pool, size_t gran
 	} else {
 		sync_rings_by_part(&run, &scratch->snapshot[0], mode);
 	}
+	write_heads(&run);
 	dma_barrier();
 }

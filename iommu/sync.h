@@ -13,7 +13,7 @@
  * payload is applied before rings; inside a slot words are collected from the last to the first and
  * applied from the first to the last. So a valid flag that its writer sets last is never seen
  * before what it covers. Rings are collected as an atomic snapshot: until those up to the last
- * changed one are found the same twice.
+ * changed one are found the same twice. Ring heads (frame.h) are read first and written last.
  */
 #ifndef IOMMU_SYNC_H
 #define IOMMU_SYNC_H
