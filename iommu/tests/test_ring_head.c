@@ -258,14 +258,15 @@ static void a_ring_that_is_given_up_is_memory_like_any_other(void **state)
 
 	set(cpu(fx, HEADS, CPU_HEAD), 1, 5);
 	endpoint_sync_for_device(fx->ep);
+	set(cpu(fx, HEADS, CPU_HEAD), 1, 6);
 	assert_int_equal(endpoint_set_ring(fx->ep, 0, NULL), 0);
-	endpoint_sync_for_cpu(fx->ep);
-	assert_head(cpu(fx, HEADS, CPU_HEAD), 1, 5);
+	endpoint_sync_for_cpu(fx->ep); /* no old index comes back */
+	assert_head(cpu(fx, HEADS, CPU_HEAD), 1, 6);
 	endpoint_sync_for_device(fx->ep);
-	assert_head(device(fx, HEADS, CPU_HEAD), 1, 5);
-	set(device(fx, HEADS, CPU_HEAD), 0, 6);
+	assert_head(device(fx, HEADS, CPU_HEAD), 1, 6);
+	set(device(fx, HEADS, CPU_HEAD), 0, 7);
 	endpoint_sync_for_cpu(fx->ep);
-	assert_head(cpu(fx, HEADS, CPU_HEAD), 0, 6);
+	assert_head(cpu(fx, HEADS, CPU_HEAD), 0, 7);
 }
 
 static void heads_where_nothing_is_do_no_harm(void **state)
