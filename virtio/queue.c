@@ -225,15 +225,23 @@ bool virtqueue_pop(struct virtqueue *vq, struct virtqueue_chain *chain)
 
 /* ---- used ring ---- */
 
-void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t len)
+void virtqueue_push_all(struct virtqueue *vq, const struct vring_used_elem *elems, unsigned nr)
 {
-	struct vring_used_elem elem = {.id = head, .len = len};
-
 	if (!vq->live)
 		return;
-	memcpy(vq->used + USED_RING(vq->used_idx & (vq->size - 1)), &elem, sizeof(elem));
-	/* entry and buffers are visible before the index that names them */
-	store16_release(vq->used + USED_IDX, ++vq->used_idx);
+	for (unsigned i = 0; i < nr; i++)
+		memcpy(vq->used + USED_RING((vq->used_idx + i) & (vq->size - 1)), &elems[i],
+		       sizeof(elems[i]));
+	/* entries and buffers are visible before the index that names them */
+	vq->used_idx = (uint16_t)(vq->used_idx + nr);
+	store16_release(vq->used + USED_IDX, vq->used_idx);
+}
+
+void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t len)
+{
+	const struct vring_used_elem elem = {.id = head, .len = len};
+
+	virtqueue_push_all(vq, &elem, 1);
 }
 
 bool virtqueue_should_interrupt(struct virtqueue *vq)
@@ -293,6 +301,10 @@ size_t chain_read(const struct virtqueue_chain *chain, size_t off, void *dst, si
 
 size_t chain_write(const struct virtqueue_chain *chain, size_t off, const void *src, size_t len)
 {
-	return iov_copy(chain->iov + chain->nr_readable, chain->nr_writable, off, (uint8_t *)src,
-			len, true);
+	return iov_write(chain->iov + chain->nr_readable, chain->nr_writable, off, src, len);
+}
+
+size_t iov_write(const struct iovec *iov, unsigned nr, size_t off, const void *src, size_t len)
+{
+	return iov_copy(iov, nr, off, (uint8_t *)src, len, true);
 }

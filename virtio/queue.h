@@ -21,6 +21,7 @@
 #ifndef VIRTIO_QUEUE_H
 #define VIRTIO_QUEUE_H
 
+#include <linux/virtio_ring.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -71,6 +72,9 @@ bool virtqueue_pop(struct virtqueue *vq, struct virtqueue_chain *chain);
  */
 void virtqueue_push(struct virtqueue *vq, uint16_t head, uint32_t len);
 
+/* virtqueue_push_all - virtqueue_push() of @nr chains of which the driver sees all or none */
+void virtqueue_push_all(struct virtqueue *vq, const struct vring_used_elem *elems, unsigned nr);
+
 /* virtqueue_should_interrupt - does the driver want to hear of what was pushed since the last call?
  */
 bool virtqueue_should_interrupt(struct virtqueue *vq);
@@ -92,6 +96,10 @@ size_t chain_read(const struct virtqueue_chain *chain, size_t off, void *dst, si
 /* chain_write - copy to writable bytes [off, off + len), as far as there are any. Return: bytes
  * copied. */
 size_t chain_write(const struct virtqueue_chain *chain, size_t off, const void *src, size_t len);
+
+/* iov_write - copy to bytes [off, off + len) of any list, as far as it goes. Return: bytes copied.
+ */
+size_t iov_write(const struct iovec *iov, unsigned nr, size_t off, const void *src, size_t len);
 
 /* ---- for transports ---- */
 
