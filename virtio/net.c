@@ -443,13 +443,10 @@ static void net_notify(struct virtio_dev *dev, unsigned q)
 {
 	struct net *net = to_net(dev);
 
-	if (q == TRANSMITQ) {
-		/* One that has to wait goes first. */
-		if (!net->tx_waits)
-			transmit(net);
-	} else if (!net->readable.armed && !net->lost) {
+	if (q == TRANSMITQ)
+		transmit(net);
+	else if (!net->readable.armed && !net->lost)
 		receive(net);
-	}
 }
 
 static void net_reset(struct virtio_dev *dev)

@@ -2,7 +2,9 @@
 #include "virtio/tests/driver.h"
 
 #include <errno.h>
-#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -142,7 +144,7 @@ static struct net_stats stats(struct fixture *f)
 
 /* ---- packets ---- */
 
-#define PACKET_MAX (HDR_LEN + 65536 + 1024)
+#define PACKET_MAX (HDR_LEN + 0x28000)
 
 struct packet {
 	size_t len; /* header included */
@@ -191,15 +193,20 @@ static void assert_same(const struct packet *got, const struct packet *want)
 /* Buffers of the receive queue, by head. */
 static struct driver_buf buffers[256];
 
-static uint16_t offer(struct driver *d, uint32_t len)
+/* A buffer of @len bytes, in two descriptors if @cut is where the second begins. */
+static void offer_cut(struct driver *d, uint32_t len, uint32_t cut)
 {
 	struct driver_buf buf = {driver_alloc(d, len), len, true};
-	uint16_t head;
+	const struct driver_buf parts[] = {{buf.gpa, cut ? cut : len, true},
+					   {buf.gpa + cut, len - cut, true}};
 
 	memset(driver_hva(d, buf.gpa), 0xee, len);
-	head = driver_add(d, RX, &buf, 1);
-	buffers[head] = buf;
-	return head;
+	buffers[driver_add(d, RX, parts, cut ? 2 : 1)] = buf;
+}
+
+static void offer(struct driver *d, uint32_t len)
+{
+	offer_cut(d, len, 0);
 }
 
 /* The next packet that the guest has got, whole. Return: the number of buffers; 0: none. */
@@ -489,6 +496,22 @@ static void a_packet_that_no_ring_could_hold_is_dropped(void **state)
 	assert_int_equal(stats(f).rx_dropped, 2);
 }
 
+static void a_packet_longer_than_any_is_dropped(void **state)
+{
+	struct fixture *f = *state;
+	struct driver *d = start(f, DRIVER_ALL_FEATURES);
+
+	for (unsigned i = 0; i < 200; i++)
+		offer(d, 1526);
+	assert_true(
+		put(f, packet(1, 0x24000))); /* there is room for it: but not all of it was read */
+	assert_true(put(f, packet(2, 100)));
+	driver_kick(d, RX);
+	assert_int_equal(take(d, &got), 1);
+	assert_same(&got, packet(2, 100));
+	assert_int_equal(stats(f).rx_dropped, 1);
+}
+
 static void packets_wait_where_they_are_until_there_are_buffers(void **state)
 {
 	struct fixture *f = *state;
@@ -626,9 +649,10 @@ static void packets_keep_their_order_and_contents(void **state)
 		random ^= random << 13, random ^= random >> 7, random ^= random << 17;
 		switch (random % 6) {
 		case 0:
-			while (offered - used < 200 && (random = random * 5 + 1) % 29) {
+			while (offered - used < 120 && (random = random * 5 + 1) % 29) {
 				d->next_gpa = heap + 0x2000ull * (offered++ % 256);
-				offer(d, 64 + (uint32_t)((random >> 20) % 4000));
+				offer_cut(d, 64 + (uint32_t)((random >> 20) % 4000),
+					  random & 4 ? 1 + (uint32_t)(random >> 40) % 63 : 0);
 			}
 			driver_kick(d, RX);
 			break;
@@ -790,19 +814,28 @@ static void a_wire_that_is_gone_is_a_link_that_is_down(void **state)
 	struct virtio_net_config config;
 
 	offer(d, 200);
+	offer(d, 200);
 	driver_kick(d, RX);
 	assert_true(put(f, packet(1, 60)));
 	turn(f);
 	assert_int_equal(take(d, &got), 1);
+	/* Both waits learn of it, but it is told once. */
+	for (unsigned i = 0; i < 20; i++)
+		give(d, packet(i, 20000));
+	driver_kick(d, TX);
+	assert_int_equal(poll_ring(f), 0);
+	while (driver_reap(d, TX, NULL, NULL))
+		;
 	driver_ack(d);
 	close(f->wire);
 	f->wire = -1;
-	offer(d, 200);
-	driver_kick(d, RX);
 	while (poll_ring(f))
 		;
+	while (driver_reap(d, TX, NULL, NULL))
+		;
+	assert_int_equal(d->queues[TX].used_idx, 20); /* nothing waits for ever */
 	assert_int_equal(f->nr_lost, 1);
-	assert_int_equal(driver_ack(d), VIRTIO_MMIO_INT_CONFIG);
+	assert_true(driver_ack(d) & VIRTIO_MMIO_INT_CONFIG);
 	driver_config(d, 0, &config, sizeof(config));
 	assert_int_equal(config.status, 0);
 	/* What is sent goes nowhere, and comes back. */
@@ -819,6 +852,103 @@ static void a_wire_that_is_gone_is_a_link_that_is_down(void **state)
 	driver_probe(d, DRIVER_ALL_FEATURES);
 	driver_kick(d, RX);
 	assert_int_equal(f->nr_lost, 1);
+}
+
+/* ---- a driver that runs meanwhile ---- */
+
+struct other_cpu {
+	struct driver *d;
+	atomic_bool stop;
+	unsigned torn;
+};
+
+/* Keeps the transmit queue full of packets that are none: of descriptor 0, wherever one looks. */
+static void *send_without_end(void *arg)
+{
+	struct other_cpu *cpu = arg;
+	struct driver *d = cpu->d;
+
+	while (!atomic_load(&cpu->stop)) {
+		uint16_t used = __atomic_load_n(driver_used(d, TX, 1), __ATOMIC_ACQUIRE);
+
+		__atomic_store_n(driver_avail(d, TX, 1), (uint16_t)(used + d->queues[TX].size),
+				 __ATOMIC_RELEASE);
+	}
+	return NULL;
+}
+
+static void a_driver_that_never_stops_sending_does_not_hold_the_loop(void **state)
+{
+	struct fixture *f = *state;
+	struct driver *d = start(f, DRIVER_ALL_FEATURES);
+	struct other_cpu cpu = {.d = d};
+	const struct driver_buf none = {driver_alloc(d, HDR_LEN), HDR_LEN, false};
+	uint16_t size = d->queues[TX].size;
+	pthread_t thread;
+	uint64_t before, now = 0;
+
+	/* The wire is full, so that the ring's completion is what goes on. */
+	for (unsigned i = 0; i < 60; i++)
+		give(d, packet(i, 20000));
+	driver_kick(d, TX);
+	driver_write_chain(d, TX, 0, &none, 1);
+	memset(driver_avail(d, TX, 2), 0, size * sizeof(uint16_t));
+	assert_int_equal(pthread_create(&thread, NULL, send_without_end, &cpu), 0);
+	while (*(volatile uint16_t *)driver_avail(d, TX, 1) == 60)
+		; /* it runs */
+	while (now < 200000) {
+		before = now;
+		while (get(f, &got))
+			;
+		poll_ring(f);
+		now = stats(f).tx_dropped;
+		assert_true(now - before <= 2u * size);
+		if (now == before)
+			virtio_mmio_notify(d->mmio, TX);
+	}
+	atomic_store(&cpu.stop, true);
+	pthread_join(thread, NULL);
+	assert_false(driver_broken(d));
+}
+
+#define WHOLE	  250 /* buffers of a packet */
+#define NR_WHOLES 1000
+
+/* Counts moments at which not all buffers of a packet are there. */
+static void *look_at_packets(void *arg)
+{
+	static bool whole[UINT16_MAX + 1]; /* used indices behind a packet */
+	struct other_cpu *cpu = arg;
+
+	for (unsigned i = 0; i <= NR_WHOLES; i++)
+		whole[(uint16_t)(i * WHOLE)] = true;
+	while (!atomic_load(&cpu->stop))
+		cpu->torn += !whole[__atomic_load_n(driver_used(cpu->d, RX, 1), __ATOMIC_ACQUIRE)];
+	return NULL;
+}
+
+static void a_packet_is_seen_whole_or_not_at_all(void **state)
+{
+	struct fixture *f = *state;
+	struct driver *d = start(f, DRIVER_ALL_FEATURES);
+	struct other_cpu cpu = {.d = d};
+	uint64_t heap = d->next_gpa;
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, look_at_packets, &cpu), 0);
+	for (unsigned i = 0; i < NR_WHOLES; i++) {
+		d->next_gpa = heap;
+		for (unsigned j = 0; j < WHOLE; j++)
+			offer(d, 20);
+		assert_true(put(f, packet(i, WHOLE * 20 - HDR_LEN)));
+		driver_kick(d, RX);
+		while (poll_ring(f))
+			;
+		assert_int_equal(take(d, &got), WHOLE);
+	}
+	atomic_store(&cpu.stop, true);
+	pthread_join(thread, NULL);
+	assert_int_equal(cpu.torn, 0);
 }
 
 static void destroy_leaves_nothing_in_the_ring(void **state)
@@ -857,6 +987,7 @@ int main(void)
 		NET_TEST(a_long_packet_fills_several_buffers),
 		NET_TEST(a_packet_longer_than_all_buffers_waits_for_more),
 		NET_TEST(a_packet_that_no_ring_could_hold_is_dropped),
+		NET_TEST(a_packet_longer_than_any_is_dropped),
 		NET_TEST(packets_wait_where_they_are_until_there_are_buffers),
 		NET_TEST(without_merging_a_packet_has_one_buffer),
 		NET_TEST(headers_the_driver_did_not_agree_to_are_kept_from_it),
@@ -867,8 +998,11 @@ int main(void)
 		NET_TEST(a_buffer_too_short_for_the_header_breaks_the_device),
 		NET_TEST(one_buffer_made_available_without_end_stays_bounded),
 		NET_TEST(a_wire_that_is_gone_is_a_link_that_is_down),
+		NET_TEST(a_driver_that_never_stops_sending_does_not_hold_the_loop),
+		NET_TEST(a_packet_is_seen_whole_or_not_at_all),
 		NET_TEST(destroy_leaves_nothing_in_the_ring),
 	};
 
+	signal(SIGPIPE, SIG_IGN); /* no tap sends one */
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
