@@ -78,6 +78,9 @@ static const char help_run[] =
 	"                             guest: no mediation, the guest drives the DART\n"
 	"                         quirk=locked-ttbr|slow-invalidate|hung-invalidate\n"
 	"                             what is wrong with the DARTs\n"
+	"  --net tap=NAME[,mac=MAC]\n"
+	"                       network through the host's tap interface NAME, which is\n"
+	"                       made if there is none; up to 4 times\n"
 	"  --iommu on|off       give the guest a virtio-iommu; default on\n"
 	"  --dump-dtb FILE      write the guest's device tree to FILE\n"
 	"  --stats FILE         write statistics to FILE when the guest has ended\n"
@@ -617,6 +620,104 @@ static int parse_sim(char *text, struct vm_config *cfg)
 	return 0;
 }
 
+/* Six bytes in hexadecimal, two digits each, with colons between. */
+static bool parse_mac(const char *text, uint8_t mac[6])
+{
+	if (strlen(text) != 17)
+		return false;
+	for (unsigned i = 0; i < 6; i++, text += 3) {
+		const char byte[] = {text[0], text[1], '\0'};
+
+		if (strspn(byte, "0123456789abcdefABCDEF") != 2 || (i < 5 && text[2] != ':'))
+			return false;
+		mac[i] = (uint8_t)strtoul(byte, NULL, 16);
+	}
+	return true;
+}
+
+/* What Linux takes for an interface's name, and no pattern that it would fill in (tap%d). */
+static bool is_tap_name(const char *text)
+{
+	return strlen(text) <= CONFIG_TAP_NAME_MAX && !strpbrk(text, "/:% \t\n\v\f\r") &&
+	       strcmp(text, ".") != 0 && strcmp(text, "..") != 0;
+}
+
+static int parse_net_key(char *key, struct net_config *net)
+{
+	static const char *const keys[] = {"tap", "mac"};
+	static const uint8_t zero[6];
+	char *value = strchr(key, '=');
+
+	if (value)
+		*value++ = '\0';
+	switch (find_word(keys, ARRAY_SIZE(keys), key)) {
+	case 0:
+		if (!value || !*value || !is_tap_name(value)) {
+			msg_error("--net: tap=%s: give the name of a tap interface, up to %d "
+				  "letters",
+				  value ? value : "", CONFIG_TAP_NAME_MAX);
+			return -EINVAL;
+		}
+		net->tap = value;
+		return 0;
+	case 1:
+		if (!value || !parse_mac(value, net->mac)) {
+			msg_error("--net: mac=%s: give six bytes, as in mac=02:00:00:00:00:01",
+				  value ? value : "");
+			return -EINVAL;
+		}
+		if (!memcmp(net->mac, zero, sizeof(zero)) || (net->mac[0] & 1)) {
+			msg_error("--net: mac=%s: this is %s and no interface's own; give another, "
+				  "such as 02:00:00:00:00:01",
+				  value, net->mac[0] & 1 ? "a group address" : "all zeroes");
+			return -EINVAL;
+		}
+		net->mac_set = true;
+		return 0;
+	default:
+		msg_error("--net: unknown key '%s'; known keys: tap, mac", key);
+		return -EINVAL;
+	}
+}
+
+static int parse_net(char *text, struct vm_config *cfg)
+{
+	struct net_config net = {0};
+	char *key;
+	int ret;
+
+	while ((key = strsep(&text, ","))) {
+		ret = parse_net_key(key, &net);
+		if (ret)
+			return ret;
+	}
+	if (!net.tap) {
+		msg_error("--net: no tap interface given; give tap=NAME");
+		return -EINVAL;
+	}
+	for (unsigned i = 0; i < cfg->nr_nets; i++) {
+		const struct net_config *other = &cfg->nets[i];
+
+		if (!strcmp(other->tap, net.tap)) {
+			msg_error("--net: tap=%s is given twice; give each --net its own", net.tap);
+			return -EINVAL;
+		}
+		if (other->mac_set && net.mac_set &&
+		    !memcmp(other->mac, net.mac, sizeof(net.mac))) {
+			msg_error("--net: tap=%s and tap=%s have one mac; give each its own",
+				  other->tap, net.tap);
+			return -EINVAL;
+		}
+	}
+	if (cfg->nr_nets == CONFIG_MAX_NETS) {
+		msg_error("--net: tap=%s: too many networks; give at most %d", net.tap,
+			  CONFIG_MAX_NETS);
+		return -EINVAL;
+	}
+	cfg->nets[cfg->nr_nets++] = net;
+	return 0;
+}
+
 static int parse_file(const char *option, const char *text, const char **out)
 {
 	if (!*text) {
@@ -640,7 +741,7 @@ static int parse_cmdline(const char *text, const char **out)
 
 /* ---- options ---- */
 
-enum { OPT_DISK = 1, OPT_VFIO, OPT_SIM, OPT_IOMMU, OPT_DUMP_DTB, OPT_STATS, OPT_JSON };
+enum { OPT_DISK = 1, OPT_VFIO, OPT_SIM, OPT_NET, OPT_IOMMU, OPT_DUMP_DTB, OPT_STATS, OPT_JSON };
 
 static const struct option run_options[] = {
 	{"kernel", required_argument, NULL, 'k'},
@@ -655,6 +756,7 @@ static const struct option run_options[] = {
 	{"disk", required_argument, NULL, OPT_DISK},
 	{"vfio", required_argument, NULL, OPT_VFIO},
 	{"sim", required_argument, NULL, OPT_SIM},
+	{"net", required_argument, NULL, OPT_NET},
 	{"iommu", required_argument, NULL, OPT_IOMMU},
 	{"dump-dtb", required_argument, NULL, OPT_DUMP_DTB},
 	{"stats", required_argument, NULL, OPT_STATS},
@@ -773,6 +875,8 @@ static int parse_run_option(int c, struct vm_config *cfg)
 		return parse_vfio(optarg, cfg);
 	case OPT_SIM:
 		return parse_sim(optarg, cfg);
+	case OPT_NET:
+		return parse_net(optarg, cfg);
 	case OPT_IOMMU:
 		return parse_iommu(optarg, &cfg->iommu);
 	case OPT_DUMP_DTB:
@@ -799,7 +903,7 @@ int cli_parse_run(int argc, char **argv, struct vm_config *out)
 			fputs(help_run, stdout);
 			return 1;
 		}
-		if (seen[c] && c != OPT_DISK && c != OPT_VFIO && c != OPT_SIM) {
+		if (seen[c] && c != OPT_DISK && c != OPT_VFIO && c != OPT_SIM && c != OPT_NET) {
 			msg_error("run: option '%s' is given a second time; give it once",
 				  argv[optind - 1] == optarg ? argv[optind - 2] : argv[optind - 1]);
 			return -EINVAL;

@@ -25,6 +25,9 @@ enum exit_status {
 #define CONFIG_MAX_DISKS 8
 #define CONFIG_MAX_VFIO	 8
 #define CONFIG_MAX_SIM	 4
+#define CONFIG_MAX_NETS	 4
+
+#define CONFIG_TAP_NAME_MAX 15 /* letters; Linux's IFNAMSIZ counts the NUL */
 
 struct disk_config {
 	const char *path;
@@ -39,6 +42,12 @@ struct vfio_config {
 	unsigned poll_us;  /* microseconds; 0: none */
 	bool relaxed;	   /* exposure=relaxed */
 	const char *group; /* group=NAME; NULL: none */
+};
+
+struct net_config {
+	const char *tap; /* 1 to CONFIG_TAP_NAME_MAX letters */
+	bool mac_set;	 /* mac= was given */
+	uint8_t mac[6];
 };
 
 enum sim_kind {
@@ -67,10 +76,11 @@ struct vm_config {
 	const char *kernel, *initrd, *cmdline; /* cmdline never NULL */
 	uint64_t memory;		       /* bytes, multiple of 2 MiB, fits the layout */
 	unsigned vcpus;			       /* 1 .. LAYOUT_MAX_VCPUS */
-	unsigned nr_disks, nr_vfio, nr_sim;
+	unsigned nr_disks, nr_vfio, nr_sim, nr_nets;
 	struct disk_config disks[CONFIG_MAX_DISKS];
 	struct vfio_config vfio[CONFIG_MAX_VFIO];
 	struct sim_config sim[CONFIG_MAX_SIM];
+	struct net_config nets[CONFIG_MAX_NETS];
 	bool iommu;		      /* --iommu on */
 	const char *dump_dtb, *stats; /* files, or NULL */
 };

@@ -27,6 +27,7 @@
 #include "virtio/blk.h"
 #include "virtio/console.h"
 #include "virtio/mmio.h"
+#include "virtio/net.h"
 #include "virtio/rng.h"
 #include "virtio/viommu.h"
 #include "vmm/boot.h"
@@ -44,6 +45,7 @@
 #include "vmm/sim.h"
 #include "vmm/stats.h"
 #include "vmm/strict.h"
+#include "vmm/tap.h"
 #include "vmm/term.h"
 #include "vmm/uart.h"
 #include "vmm/vcpu.h"
@@ -75,8 +77,8 @@
 /* Of all domains: a guest's mappings without rights cost nobody but us, some 30 bytes each. */
 #define MAX_MAPPINGS_TOTAL (4u << 20)
 
-/* viommu, rng, console and the disks */
-#define MAX_SLOTS (3 + CONFIG_MAX_DISKS)
+/* viommu, rng, console, the disks and the networks */
+#define MAX_SLOTS (3 + CONFIG_MAX_DISKS + CONFIG_MAX_NETS)
 _Static_assert(MAX_SLOTS <= LAYOUT_VIRTIO_SLOTS, "the layout has too few virtio-mmio slots");
 
 /* A queue whose kicks come to the event loop. */
@@ -103,6 +105,7 @@ struct vm {
 	int initrd_fd;			/* -1: none */
 	int disk_fds[CONFIG_MAX_DISKS]; /* -1: not open, or the device's by now */
 	uint64_t disk_sizes[CONFIG_MAX_DISKS];
+	struct tap taps[CONFIG_MAX_NETS]; /* fd -1: as above */
 	struct boot_plan plan;
 	char *cmdline; /* as the guest gets it; NULL: cfg's */
 
@@ -180,6 +183,15 @@ static int open_disks(struct vm *vm)
 			return vm->disk_fds[i];
 	}
 	return 0;
+}
+
+static int open_taps(struct vm *vm)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; !ret && i < vm->cfg->nr_nets; i++)
+		ret = tap_open(&vm->cfg->nets[i], &vm->taps[i]);
+	return ret;
 }
 
 static int open_sim(struct vm *vm)
@@ -763,6 +775,36 @@ static int add_disk(struct vm *vm, unsigned i)
 	return add_slot(vm, dev, true);
 }
 
+static void tap_lost(void *ctx)
+{
+	const struct net_config *cfg = ctx;
+
+	msg_warn("--net %s: the interface is gone; the guest's link is down", cfg->tap);
+}
+
+static int add_net(struct vm *vm, unsigned i)
+{
+	struct tap *tap = &vm->taps[i];
+	struct net_cfg cfg = {
+		.fd = tap->fd,
+		.ring = evloop_ring(vm->loop),
+		.mtu = tap->mtu,
+		.offloads = tap->offloads,
+		.set_offloads = tap_set_offloads,
+		.lost = tap_lost,
+		.ctx = (void *)&vm->cfg->nets[i],
+	};
+	struct virtio_dev *dev;
+	int ret;
+
+	memcpy(cfg.mac, tap->mac, sizeof(cfg.mac));
+	ret = net_create(&cfg, &dev);
+	if (ret)
+		return ret;
+	tap->fd = -1;
+	return add_slot(vm, dev, true);
+}
+
 /* The order is the guest's: the IOMMU is there before what it translates for. */
 static int add_virtio(struct vm *vm)
 {
@@ -774,6 +816,8 @@ static int add_virtio(struct vm *vm)
 		ret = add_console(vm);
 	for (unsigned i = 0; !ret && i < vm->cfg->nr_disks; i++)
 		ret = add_disk(vm, i);
+	for (unsigned i = 0; !ret && i < vm->cfg->nr_nets; i++)
+		ret = add_net(vm, i);
 	if (ret)
 		msg_error("virtio device %u cannot be set up: %s", vm->nr_slots, strerror(-ret));
 	return ret;
@@ -806,9 +850,12 @@ static int vm_create(const struct vm_config *cfg, struct vm **out)
 	vm->initrd_fd = vm->kvm_fd = vm->vm_fd = vm->fault_fd = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		vm->disk_fds[i] = -1;
+	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
+		vm->taps[i].fd = -1;
 
 	if ((ret = load_kernel(vm)) || (ret = open_initrd(vm)) || (ret = open_disks(vm)) ||
-	    (ret = open_sim(vm)) || (ret = create_loop_and_bus(vm)) || (ret = interrupted()))
+	    (ret = open_taps(vm)) || (ret = open_sim(vm)) || (ret = create_loop_and_bus(vm)) ||
+	    (ret = interrupted()))
 		goto err_vm;
 	/* The GIC comes in two halves, around the vCPUs. */
 	if ((ret = open_kvm(vm)) || (ret = create_kvm_vm(vm)) ||
@@ -883,6 +930,10 @@ static void vm_destroy(struct vm *vm)
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++) {
 		if (vm->disk_fds[i] >= 0)
 			close(vm->disk_fds[i]);
+	}
+	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++) {
+		if (vm->taps[i].fd >= 0)
+			close(vm->taps[i].fd);
 	}
 	if (vm->initrd_fd >= 0)
 		close(vm->initrd_fd);

@@ -508,6 +508,58 @@ static void a_bad_simulated_device_is_refused(void **state)
 	refuses_all(rows, ARRAY_SIZE(rows), "run -k K ");
 }
 
+static void networks_are_described(void **state)
+{
+	static const uint8_t mac[6] = {0x02, 0xab, 0xcd, 0xef, 0x00, 0xff};
+	const struct vm_config *vm = &call.req.vm;
+
+	(void)state;
+	parse("run -k K");
+	assert_int_equal(vm->nr_nets, 0);
+	parse("run -k K --net tap=tap0 --net mac=02:ab:CD:eF:00:ff,tap=fifteen-letters "
+	      "--net tap=b.1 --net tap=c");
+	assert_int_equal(vm->nr_nets, 4);
+	assert_string_equal(vm->nets[0].tap, "tap0");
+	assert_false(vm->nets[0].mac_set);
+	assert_string_equal(vm->nets[1].tap, "fifteen-letters");
+	assert_true(vm->nets[1].mac_set);
+	assert_memory_equal(vm->nets[1].mac, mac, sizeof(mac));
+	assert_string_equal(vm->nets[2].tap, "b.1");
+}
+
+static void a_bad_network_is_refused(void **state)
+{
+	static const struct row rows[] = {
+		{"--net user", "--net: unknown key 'user'; known keys: tap, mac"},
+		{"--net tap=a,speed=1", "unknown key 'speed'"},
+		{"--net tap=a,", "unknown key ''"},
+		{"--net tap", "--net: tap=: give the name of a tap interface, up to 15 letters"},
+		{"--net tap=", "give the name of a tap interface"},
+		{"--net tap=sixteen--letters", "tap=sixteen--letters: give the name"},
+		{"--net tap=a/b", "give the name of a tap interface"},
+		{"--net tap=..", "give the name of a tap interface"},
+		{"--net tap=tap%d", "give the name of a tap interface"},
+		{"--net mac=02:00:00:00:00:01", "--net: no tap interface given; give tap=NAME"},
+		{"--net tap=a,mac", "--net: mac=: give six bytes, as in mac=02:00:00:00:00:01"},
+		{"--net tap=a,mac=02:00:00:00:00", "give six bytes"},
+		{"--net tap=a,mac=02:00:00:00:00:001", "give six bytes"},
+		{"--net tap=a,mac=02:00:00:00:00:0g", "give six bytes"},
+		{"--net tap=a,mac=02-00-00-00-00-01", "give six bytes"},
+		{"--net tap=a,mac=02:00:00:00:00:01:", "give six bytes"},
+		{"--net tap=a,mac=+2:00:00:00:00:01", "give six bytes"},
+		{"--net tap=a,mac=00:00:00:00:00:00", "all zeroes and no interface's own"},
+		{"--net tap=a,mac=01:00:5e:00:00:01", "a group address and no interface's own"},
+		{"--net tap=a,mac=ff:ff:ff:ff:ff:ff", "a group address"},
+		{"--net tap=a --net tap=a", "--net: tap=a is given twice"},
+		{"--net tap=a,mac=02:00:00:00:00:01 --net tap=b,mac=02:00:00:00:00:01",
+		 "tap=a and tap=b have one mac"},
+		{"--net tap=a --net tap=b --net tap=c --net tap=d --net tap=e", "give at most 4"},
+	};
+
+	(void)state;
+	refuses_all(rows, ARRAY_SIZE(rows), "run -k K ");
+}
+
 static void a_bad_vfio_key_is_refused(void **state)
 {
 	static const struct row rows[] = {
@@ -705,6 +757,8 @@ int main(void)
 		TEST(a_malformed_pci_address_is_refused),
 		TEST(simulated_devices_are_described),
 		TEST(a_bad_simulated_device_is_refused),
+		TEST(networks_are_described),
+		TEST(a_bad_network_is_refused),
 		TEST(a_bad_vfio_key_is_refused),
 		TEST(a_device_given_twice_is_refused),
 		TEST(a_command_line_longer_than_linux_takes_is_refused),
