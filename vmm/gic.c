@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/kvm.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -16,10 +17,24 @@
 /* SGIs and PPIs come before the shared ones in KVM's numbers. */
 #define NR_PRIVATE_IRQS 32
 
+/* A route's number, in KVM's table, comes after those of the shared interrupts. */
+#define FIRST_ROUTE LAYOUT_NR_SPIS
+
+struct route {
+	bool used;
+	uint64_t gpa;
+	uint32_t data, devid;
+};
+
 struct gic {
 	int vm_fd, gic_fd, its_fd; /* -1: not there */
 	int trigger_fds[LAYOUT_NR_SPIS], resample_fds[LAYOUT_NR_SPIS];
 	unsigned nr_resample_fds;
+
+	pthread_mutex_t lock; /* of routes */
+	struct route *routes;
+	unsigned nr_routes, max_routes;
+	bool changed; /* since KVM was last told */
 };
 
 /* Return: a device fd >= 0; -errno. */
@@ -47,11 +62,15 @@ int gic_create(int vm_fd, struct gic **out)
 		return -ENOMEM;
 	}
 	*gic = (struct gic){.vm_fd = vm_fd, .gic_fd = -1, .its_fd = -1};
+	ret = ioctl(vm_fd, KVM_CHECK_EXTENSION, KVM_CAP_IRQ_ROUTING);
+	gic->max_routes = ret > FIRST_ROUTE ? (unsigned)ret - FIRST_ROUTE : 0;
+	pthread_mutex_init(&gic->lock, NULL);
 	ret = create_device(vm_fd, KVM_DEV_TYPE_ARM_VGIC_V3);
 	if (ret < 0) {
 		msg_error(
 			"this host's KVM has no virtual GICv3: %s; its CPUs need a GICv3 interface",
 			strerror(-ret));
+		pthread_mutex_destroy(&gic->lock);
 		free(gic);
 		return ret;
 	}
@@ -71,6 +90,8 @@ void gic_destroy(struct gic *gic)
 		close(gic->trigger_fds[i]);
 		close(gic->resample_fds[i]);
 	}
+	pthread_mutex_destroy(&gic->lock);
+	free(gic->routes);
 	free(gic);
 }
 
@@ -187,4 +208,109 @@ int gic_msi(struct gic *gic, uint64_t gpa, uint32_t data, uint32_t devid)
 	if (ret < 0)
 		return -errno;
 	return ret ? 0 : -ENXIO;
+}
+
+/* ---- irqfds --------------------------------------------------------------------------------- */
+
+int gic_route(struct gic *gic, int route, uint64_t gpa, uint32_t data, uint32_t devid)
+{
+	const struct route want = {true, gpa, data, devid};
+	struct route *routes;
+	unsigned i;
+
+	pthread_mutex_lock(&gic->lock);
+	i = route < 0 ? 0 : (unsigned)route;
+	while (route < 0 && i < gic->nr_routes && gic->routes[i].used)
+		i++;
+	if (i == gic->nr_routes) {
+		routes = i < gic->max_routes ? realloc(gic->routes, (i + 1) * sizeof(*routes))
+					     : NULL;
+		if (!routes) {
+			pthread_mutex_unlock(&gic->lock);
+			return -ENOSPC;
+		}
+		gic->routes = routes;
+		gic->nr_routes++;
+	}
+	gic->routes[i] = want;
+	gic->changed = true;
+	pthread_mutex_unlock(&gic->lock);
+	return (int)i;
+}
+
+void gic_unroute(struct gic *gic, int route)
+{
+	/* KVM may keep it until there is something else to tell. */
+	pthread_mutex_lock(&gic->lock);
+	gic->routes[route].used = false;
+	pthread_mutex_unlock(&gic->lock);
+}
+
+/*
+ * The whole table at once, as KVM takes it: shared interrupts as KVM has them without a table, then
+ * ours. Source: Linux Documentation/virt/kvm/api.rst, "KVM_SET_GSI_ROUTING"; of the default,
+ * arch/arm64/kvm/vgic/vgic-irqfd.c, kvm_vgic_setup_default_irq_routing().
+ */
+static int tell_routes(struct gic *gic)
+{
+	struct kvm_irq_routing *table;
+	int ret;
+
+	if (!gic->changed)
+		return 0;
+	table = calloc(1,
+		       sizeof(*table) + (FIRST_ROUTE + gic->nr_routes) * sizeof(table->entries[0]));
+	if (!table)
+		return -ENOMEM;
+	for (; table->nr < FIRST_ROUTE; table->nr++)
+		table->entries[table->nr] = (struct kvm_irq_routing_entry){
+			.gsi = table->nr,
+			.type = KVM_IRQ_ROUTING_IRQCHIP,
+			.u.irqchip.pin = table->nr,
+		};
+	for (unsigned i = 0; i < gic->nr_routes; i++) {
+		const struct route *route = &gic->routes[i];
+
+		if (!route->used)
+			continue;
+		table->entries[table->nr++] = (struct kvm_irq_routing_entry){
+			.gsi = FIRST_ROUTE + i,
+			.type = KVM_IRQ_ROUTING_MSI,
+			.flags = KVM_MSI_VALID_DEVID,
+			.u.msi.address_lo = (uint32_t)route->gpa,
+			.u.msi.address_hi = (uint32_t)(route->gpa >> 32),
+			.u.msi.data = route->data,
+			.u.msi.devid = route->devid,
+		};
+	}
+	ret = ioctl(gic->vm_fd, KVM_SET_GSI_ROUTING, table) ? -errno : 0;
+	free(table);
+	gic->changed = ret;
+	return ret;
+}
+
+int gic_irqfd(struct gic *gic, int fd, int route)
+{
+	struct kvm_irqfd irqfd = {.fd = (uint32_t)fd, .gsi = FIRST_ROUTE + (uint32_t)route};
+	int ret;
+
+	pthread_mutex_lock(&gic->lock);
+	ret = tell_routes(gic);
+	pthread_mutex_unlock(&gic->lock);
+	if (ret)
+		return ret;
+	return ioctl(gic->vm_fd, KVM_IRQFD, &irqfd) ? -errno : 0;
+}
+
+void gic_irqfd_off(struct gic *gic, int fd, int route)
+{
+	struct kvm_irqfd irqfd = {
+		.fd = (uint32_t)fd,
+		.gsi = FIRST_ROUTE + (uint32_t)route,
+		.flags = KVM_IRQFD_FLAG_DEASSIGN,
+	};
+
+	/* It waits for what is being delivered: virt/kvm/eventfd.c, kvm_irqfd_deassign(). It could
+	 * only refuse a descriptor that is no eventfd. */
+	ioctl(gic->vm_fd, KVM_IRQFD, &irqfd);
 }

@@ -35,4 +35,11 @@ int gic_resample_fd(struct gic *gic, unsigned spi);
  */
 int gic_msi(struct gic *gic, uint64_t gpa, uint32_t data, uint32_t devid);
 
+/* gic_route, gic_unroute, gic_irqfd, gic_irqfd_off - MSIs that KVM delivers by itself when an
+ * eventfd is signalled; as struct pci_machine says (pci.h). Any thread. */
+int gic_route(struct gic *gic, int route, uint64_t gpa, uint32_t data, uint32_t devid);
+void gic_unroute(struct gic *gic, int route);
+int gic_irqfd(struct gic *gic, int fd, int route);
+void gic_irqfd_off(struct gic *gic, int fd, int route);
+
 #endif

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <linux/kvm.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -60,7 +61,10 @@ int memory_map(struct memory *memory, uint64_t gpa, void *hva, uint64_t len)
 void memory_unmap(struct memory *memory, int slot)
 {
 	pthread_mutex_lock(&memory->lock);
-	set_slot(memory, (unsigned)slot, 0, NULL, 0);
+	/* KVM needs a little memory of its own for it, which a kernel waits for rather than
+	 * refuses; a guest that could go on past us must not run on. */
+	while (set_slot(memory, (unsigned)slot, 0, NULL, 0) == -ENOMEM)
+		sched_yield();
 	memory->used[slot] = false;
 	pthread_mutex_unlock(&memory->lock);
 }

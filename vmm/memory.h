@@ -31,6 +31,7 @@ const struct gmem *memory_gmem(const struct memory *memory);
  * Return: a slot number >= 0; -EINVAL; -ENOSPC no slot is left; -errno of KVM (-EEXIST: overlaps).
  */
 int memory_map(struct memory *memory, uint64_t gpa, void *hva, uint64_t len);
+/* memory_unmap - no access of the guest goes there any more when it returns */
 void memory_unmap(struct memory *memory, int slot);
 
 #endif

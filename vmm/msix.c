@@ -111,6 +111,17 @@ void msix_pba_access(struct msix *msix, unsigned off, void *data, unsigned len, 
 		memcpy(data, (const uint8_t *)msix->pending + off, len);
 }
 
+bool msix_message(const struct msix *msix, unsigned vec, uint64_t *addr, uint32_t *data)
+{
+	const uint8_t *entry = msix->table + vec * MSIX_ENTRY_LEN;
+
+	if (!msix->enabled || msix->masked || vec >= msix->nr || vector_masked(msix, vec))
+		return false;
+	*addr = get_le64(entry + ENTRY_ADDR);
+	*data = get_le32(entry + ENTRY_DATA);
+	return true;
+}
+
 void msix_fire(struct msix *msix, unsigned vec)
 {
 	if (!msix->enabled || vec >= msix->nr)

@@ -50,6 +50,9 @@ static inline unsigned msix_pba_len(const struct msix *msix)
 	return (msix->nr + 63) / 64 * 8;
 }
 
+/* msix_message - what vector @vec sends when it fires; false: it is masked, or all are off */
+bool msix_message(const struct msix *msix, unsigned vec, uint64_t *addr, uint32_t *data);
+
 /* msix_fire - the device raised vector @vec */
 void msix_fire(struct msix *msix, unsigned vec);
 

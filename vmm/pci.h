@@ -24,7 +24,21 @@ struct pci_machine {
 	/* Map host memory @hva at @gpa into the guest (a memslot; all multiples of the host page).
 	 * Return: a slot number >= 0, or -errno. */
 	int (*map)(void *ctx, uint64_t gpa, void *hva, uint64_t len);
+	/* When it returns no access of the guest goes there any more. Never fails. */
 	void (*unmap)(void *ctx, int slot);
+	/*
+	 * What an irqfd delivers: the MSI @data, written to the doorbell at @gpa by @devid.
+	 * @route: one this function gave, that no irqfd is using; -1: a new one
+	 * Return: the route >= 0; -ENOSPC. NULL, like what follows: the machine has no irqfds.
+	 */
+	int (*route)(void *ctx, int route, uint64_t gpa, uint32_t data, uint32_t devid);
+	void (*unroute)(void *ctx, int route);
+	/* From now on each signal of eventfd @fd is delivered as @route says, and nobody else reads
+	 * it; one that is there already may be delivered and be read. Return: 0; -errno. */
+	int (*irqfd)(void *ctx, int fd, int route);
+	/* What was signalled before has been delivered when it returns; what is signalled then is
+	 * left in @fd. Never fails. */
+	void (*irqfd_off)(void *ctx, int fd, int route);
 	/* An eventfd that is signalled each time the guest's end of interrupt has lowered the SPI
 	 * of INTx line @line (KVM_IRQFD with RESAMPLE); the machine's. NULL: functions have no
 	 * INTx. Return: fd; -errno. */

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <linux/pci_regs.h>
 #include <linux/vfio.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +42,9 @@ struct bar {
 	unsigned index; /* of its first register */
 	uint64_t size;	/* bytes as the guest sees it, a power of two; 0: no BAR here */
 	bool is_64, is_io;
-	uint64_t addr; /* where the guest reaches it now; 0: nowhere */
+	uint64_t addr; /* where the guest reaches it now; 0: nowhere; also under direct_lock */
 	struct bus_region *region;
+	/* What is mapped of it; under direct_lock. */
 	unsigned nr_slots;
 	int slots[PAGES_PER_BAR];
 };
@@ -52,6 +54,12 @@ struct vector {
 	unsigned vec;
 	int fd;
 	struct evloop_watch *watch;
+	/* What it would send now, if it can be an irqfd; under direct_lock. */
+	bool wanted;
+	uint64_t gpa;
+	uint32_t data;
+	int route; /* of the machine; -1: none yet */
+	bool on;   /* it is an irqfd */
 };
 
 struct msi {
@@ -66,8 +74,11 @@ struct pci_front {
 	struct pci_front_cfg cfg;
 	const struct pci_machine *machine;
 	struct pci_dev *dev;
-	struct endpoint *ep;	   /* NULL: no mediator */
-	bool sync;		   /* register accesses are sync points */
+	struct endpoint *ep; /* NULL: no mediator */
+	bool sync;	     /* register accesses are sync points, unless they go past us */
+	/* A leaf, also below the mediator's. */
+	pthread_mutex_t direct_lock;
+	atomic_bool direct;	   /* changes under it */
 	bool is_nvme;		   /* and behind sync: shadow doorbells must not be used */
 	pthread_mutex_t nvme_lock; /* a leaf */
 	struct nvme_guard nvme;
@@ -126,6 +137,74 @@ static void sync_for_cpu(struct pci_front *front)
 	endpoint_sync_for_cpu(front->ep);
 }
 
+/* ---- irqfds --------------------------------------------------------------------------------- */
+
+/* What follows is under direct_lock. A vector that the machine has no room for stays with the event
+ * loop. */
+static void route_vector(struct vector *v)
+{
+	const struct pci_machine *machine = v->front->machine;
+	int ret = machine->route(machine->ctx, v->route, v->gpa, v->data, v->front->pci.devfn);
+
+	if (ret >= 0)
+		v->route = ret;
+}
+
+static void irqfd_on(struct vector *v)
+{
+	const struct pci_machine *machine = v->front->machine;
+
+	v->on = v->route >= 0 && !machine->irqfd(machine->ctx, v->fd, v->route);
+}
+
+static void irqfd_off(struct vector *v)
+{
+	const struct pci_machine *machine = v->front->machine;
+
+	if (v->on)
+		machine->irqfd_off(machine->ctx, v->fd, v->route);
+	v->on = false;
+}
+
+/* does_bypass - is the message at @addr an interrupt whatever the guest maps? */
+static bool does_bypass(const struct pci_front *front, uint64_t addr)
+{
+	return !front->dev->ops->msi_target && addr - LAYOUT_DOORBELL_BASE < LAYOUT_DOORBELL_LEN;
+}
+
+static bool message_of(const struct pci_front *front, unsigned vec, uint64_t *addr, uint32_t *data);
+
+/* update_vector - after what it sends may have changed; under lines->lock. What comes between is in
+ * the eventfd, and the event loop waits for that lock to say what becomes of it. */
+static void update_vector(struct vector *v)
+{
+	struct pci_front *front = v->front;
+	uint64_t addr = 0;
+	uint32_t data = 0;
+	bool wanted = message_of(front, v->vec, &addr, &data) && does_bypass(front, addr);
+
+	if (!front->machine->route)
+		return;
+	pthread_mutex_lock(&front->direct_lock);
+	if (wanted != v->wanted || addr != v->gpa || data != v->data) {
+		irqfd_off(v);
+		v->wanted = wanted;
+		v->gpa = addr;
+		v->data = data;
+		if (v->wanted && front->direct)
+			route_vector(v);
+		if (v->wanted && front->direct)
+			irqfd_on(v);
+	}
+	pthread_mutex_unlock(&front->direct_lock);
+}
+
+static void update_vectors(struct pci_front *front)
+{
+	for (unsigned i = 0; i < front->nr_vectors; i++)
+		update_vector(&front->vectors[i]);
+}
+
 /* ---- interrupts ----------------------------------------------------------------------------- */
 
 /* send_msi - what the device's message at @addr would have done; elsewhere than at the doorbell it
@@ -167,23 +246,39 @@ static unsigned msi_enabled_vectors(const struct pci_front *front)
 	return MIN(nr, front->msi.nr);
 }
 
-static void msi_fire(struct pci_front *front, unsigned vec)
+/* msi_message - what MSI vector @vec sends when it fires; false: it is masked, or there is none */
+static bool msi_message(const struct pci_front *front, unsigned vec, uint64_t *addr, uint32_t *data)
 {
 	const uint8_t *cap = front->shadow + front->msi.pos;
 	unsigned nr = msi_enabled_vectors(front);
-	uint64_t addr = get_le32(cap + PCI_MSI_ADDRESS_LO);
 
-	if (vec >= nr)
-		return;
-	if (front->msi.maskable && get_le32(front->shadow + msi_mask_pos(&front->msi)) & BIT(vec)) {
-		front->msi.pending |= (uint32_t)BIT(vec);
-		return;
-	}
+	if (vec >= nr ||
+	    (front->msi.maskable && get_le32(front->shadow + msi_mask_pos(&front->msi)) & BIT(vec)))
+		return false;
+	*addr = get_le32(cap + PCI_MSI_ADDRESS_LO);
 	if (front->msi.is_64)
-		addr |= (uint64_t)get_le32(cap + PCI_MSI_ADDRESS_HI) << 32;
+		*addr |= (uint64_t)get_le32(cap + PCI_MSI_ADDRESS_HI) << 32;
 	/* The device puts the vector's number into the low bits of the data. */
-	send_msi(front, addr,
-		 (get_le16(front->shadow + msi_data_pos(&front->msi)) & ~(nr - 1)) | vec);
+	*data = (get_le16(front->shadow + msi_data_pos(&front->msi)) & ~(nr - 1)) | vec;
+	return true;
+}
+
+static bool message_of(const struct pci_front *front, unsigned vec, uint64_t *addr, uint32_t *data)
+{
+	if (front->mode == IRQ_MSIX)
+		return msix_message(&front->msix, vec, addr, data);
+	return front->mode == IRQ_MSI && msi_message(front, vec, addr, data);
+}
+
+static void msi_fire(struct pci_front *front, unsigned vec)
+{
+	uint64_t addr;
+	uint32_t data;
+
+	if (msi_message(front, vec, &addr, &data))
+		send_msi(front, addr, data);
+	else if (vec < msi_enabled_vectors(front))
+		front->msi.pending |= (uint32_t)BIT(vec);
 }
 
 static void msi_deliver_pending(struct pci_front *front)
@@ -272,14 +367,12 @@ static enum irq_mode wanted_mode(const struct pci_front *front)
 }
 
 /* VFIO has one of INTx, MSI and MSI-X on at a time, and needs the old one off first. */
-static void set_mode(struct pci_front *front, enum irq_mode mode)
+static void change_mode(struct pci_front *front, enum irq_mode mode)
 {
 	int fds[MAX_MSIX];
 	unsigned nr = 0;
 	int ret;
 
-	if (mode == front->mode)
-		return;
 	if (front->mode != IRQ_NONE)
 		(void)front->dev->ops->set_irqs(front->dev, vfio_index[front->mode], 0, NULL);
 	intx_lower(front);
@@ -306,6 +399,13 @@ static void set_mode(struct pci_front *front, enum irq_mode mode)
 			 "from it that way",
 			 front->dev->name, mode_names[mode], nr, strerror(-ret));
 	}
+}
+
+static void set_mode(struct pci_front *front, enum irq_mode mode)
+{
+	if (mode != front->mode)
+		change_mode(front, mode);
+	update_vectors(front);
 }
 
 /* ---- BARs ----------------------------------------------------------------------------------- */
@@ -376,10 +476,13 @@ static bool msix_access(struct bar *bar, uint64_t off, void *data, unsigned len,
 		return false;
 	/* Both are 8-byte aligned and accesses naturally, so that none hangs over an edge. */
 	pthread_mutex_lock(&front->cfg.lines->lock);
+	off -= table ? front->table_off : front->pba_off;
 	if (table)
-		msix_table_access(msix, (unsigned)(off - front->table_off), data, len, write);
-	else
-		msix_pba_access(msix, (unsigned)(off - front->pba_off), data, len, write);
+		msix_table_access(msix, (unsigned)off, data, len, write);
+	if (table && write && off / MSIX_ENTRY_LEN < front->nr_vectors)
+		update_vector(&front->vectors[off / MSIX_ENTRY_LEN]);
+	if (!table)
+		msix_pba_access(msix, (unsigned)off, data, len, write);
 	pthread_mutex_unlock(&front->cfg.lines->lock);
 	return true;
 }
@@ -406,7 +509,7 @@ static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool w
 	if (msix_access(bar, off, data, len, write))
 		return;
 	if (write) {
-		if (bar->front->is_nvme && bar->index == 0)
+		if (bar->front->is_nvme && bar->index == 0 && !bar->front->direct)
 			guard_nvme(bar->front, off, data, len);
 		sync_for_device(bar->front);
 		device_access(bar, off, data, len, true);
@@ -452,13 +555,14 @@ static void map_piece(struct bar *bar, const struct pci_dev_area *area, uint64_t
 		bar->slots[bar->nr_slots++] = slot;
 }
 
-/* map_pages - let the guest at the registers without an exit, where whole host pages allow it */
+/* map_pages - let the guest at the registers without an exit, where whole host pages allow it;
+ * under direct_lock */
 static void map_pages(struct bar *bar)
 {
 	struct pci_dev_bar *real = &bar->front->dev->bars[bar->index];
 	uint64_t page = bar->front->machine->host_page;
 
-	if (bar->front->sync || bar->is_io || !IS_ALIGNED(bar->addr, page))
+	if (!bar->front->direct || !bar->addr || bar->is_io || !IS_ALIGNED(bar->addr, page))
 		return;
 	for (unsigned i = 0; i < real->nr_areas; i++) {
 		struct pci_dev_area *area = &real->areas[i];
@@ -474,15 +578,28 @@ static void map_pages(struct bar *bar)
 	}
 }
 
+static void unmap_pages(struct bar *bar)
+{
+	while (bar->nr_slots)
+		bar->front->machine->unmap(bar->front->machine->ctx, bar->slots[--bar->nr_slots]);
+}
+
+static void set_addr(struct bar *bar, uint64_t addr)
+{
+	pthread_mutex_lock(&bar->front->direct_lock);
+	unmap_pages(bar);
+	bar->addr = addr;
+	map_pages(bar);
+	pthread_mutex_unlock(&bar->front->direct_lock);
+}
+
 static void bar_unmap(struct bar *bar)
 {
 	if (!bar->addr)
 		return;
-	while (bar->nr_slots)
-		bar->front->machine->unmap(bar->front->machine->ctx, bar->slots[--bar->nr_slots]);
+	set_addr(bar, 0);
 	bus_remove(bar->front->machine->bus, bar->region);
 	bar->region = NULL;
-	bar->addr = 0;
 }
 
 /* bar_wanted - where the guest's registers put it: 0 if nowhere */
@@ -517,9 +634,45 @@ static void update_bars(struct pci_front *front)
 		    bus_add(front->machine->bus, addr, bar->size, front->dev->name, bar_access, bar,
 			    &bar->region))
 			continue; /* over another BAR: it answers nobody until it moves */
-		bar->addr = addr;
-		map_pages(bar);
+		set_addr(bar, addr);
 	}
+}
+
+static void set_direct(struct pci_front *front, bool direct)
+{
+	pthread_mutex_lock(&front->direct_lock);
+	if (front->direct == direct)
+		goto out;
+	front->direct = direct;
+	for (unsigned i = 0; i < PCI_DEV_BARS; i++) {
+		if (direct)
+			map_pages(&front->bars[i]);
+		else
+			unmap_pages(&front->bars[i]);
+	}
+	/* The machine is told of all routes at once. */
+	for (unsigned i = 0; i < front->nr_vectors; i++) {
+		if (direct && front->vectors[i].wanted)
+			route_vector(&front->vectors[i]);
+	}
+	for (unsigned i = 0; i < front->nr_vectors; i++) {
+		if (direct && front->vectors[i].wanted)
+			irqfd_on(&front->vectors[i]);
+		else
+			irqfd_off(&front->vectors[i]);
+	}
+out:
+	pthread_mutex_unlock(&front->direct_lock);
+}
+
+/* on_trap - the mediator holds its lock, and maybe the bridge's and pci_lines.lock are held */
+static void on_trap(void *ctx, enum trap_state state)
+{
+	struct pci_front *front = ctx;
+
+	/* A controller that is trapped again must not have been given shadow doorbells meanwhile
+	 * (nvme_guard): so it stays trapped, but where something else resets it before. */
+	set_direct(front, state == TRAP_OFF_LONG || (state == TRAP_OFF && !front->is_nvme));
 }
 
 static void hide_bar(const struct bar *bar, uint64_t size)
@@ -541,8 +694,7 @@ static int init_mem_bar(struct bar *bar, uint32_t flags, char *error, size_t err
 		return 0;
 	}
 	/* Pages of it are mapped: the guest must not put another BAR into them. */
-	if (!front->sync)
-		size = MAX(size, front->machine->host_page);
+	size = MAX(size, front->machine->host_page);
 	/* Low if it is small and not prefetchable: a guest then finds it in a window of its kind.
 	 */
 	addr = pci_alloc_mem(front->cfg.host, size,
@@ -1053,6 +1205,7 @@ static int init_vector(struct pci_front *front, struct vector *v, unsigned vec)
 {
 	v->front = front;
 	v->vec = vec;
+	v->route = -1;
 	v->fd = eventfd(0, EFD_CLOEXEC);
 	if (v->fd < 0)
 		return -errno;
@@ -1066,7 +1219,6 @@ static int init_vectors(struct pci_front *front, char *error, size_t error_len)
 	unsigned want = MAX(front->msix.nr, front->msi.nr);
 	int ret = 0;
 
-	front->intx.fd = -1;
 	if (want) {
 		front->vectors = calloc(want, sizeof(*front->vectors));
 		if (!front->vectors)
@@ -1096,6 +1248,9 @@ static void free_vector(struct pci_front *front, struct vector *v)
 	if (v->fd >= 0)
 		close(v->fd);
 	v->fd = -1;
+	if (v->route >= 0)
+		front->machine->unroute(front->machine->ctx, v->route);
+	v->route = -1;
 }
 
 int pci_front_create(const struct pci_front_cfg *cfg, struct pci_front **out, char *error,
@@ -1114,8 +1269,10 @@ int pci_front_create(const struct pci_front_cfg *cfg, struct pci_front **out, ch
 	front->machine = cfg->machine;
 	front->ep = cfg->ep;
 	front->sync = cfg->ep && endpoint_needs_sync(cfg->ep);
+	front->direct = !front->sync;
+	pthread_mutex_init(&front->direct_lock, NULL);
 	pthread_mutex_init(&front->nvme_lock, NULL);
-	front->intx.fd = -1;
+	front->intx.fd = front->intx.route = -1;
 	front->pci.name = cfg->dev->name;
 	front->pci.devfn = cfg->devfn;
 	front->pci.config_read = config_read;
@@ -1134,6 +1291,8 @@ int pci_front_create(const struct pci_front_cfg *cfg, struct pci_front **out, ch
 		goto err;
 	}
 	front->on_bridge = true;
+	if (front->sync)
+		endpoint_set_trap(front->ep, on_trap, front);
 	set_wanted_mode(front);
 	*out = front;
 	return 0;
@@ -1149,6 +1308,8 @@ void pci_front_quiesce(struct pci_front *front)
 		return;
 	pci_host_remove(front->cfg.host, &front->pci);
 	front->on_bridge = false;
+	if (front->sync)
+		endpoint_set_trap(front->ep, NULL, NULL);
 	pthread_mutex_lock(&front->cfg.lines->lock);
 	set_mode(front, IRQ_NONE);
 	pthread_mutex_unlock(&front->cfg.lines->lock);
@@ -1171,6 +1332,7 @@ void pci_front_destroy(struct pci_front *front)
 	free_vector(front, &front->intx);
 	free(front->vectors);
 	msix_destroy(&front->msix);
+	pthread_mutex_destroy(&front->direct_lock);
 	pthread_mutex_destroy(&front->nvme_lock);
 	free(front);
 }

@@ -9,8 +9,14 @@
  * hidden. Accesses to I/O BARs are trapped, always, and are sync points as those to memory BARs
  * are. Registers that belong to none of these go to the device (through VFIO, which guards them).
  *
+ * While the mediator wants sync points (endpoint_set_trap) every access of the guest traps and every
+ * interrupt comes by the event loop. Otherwise the function is direct: pages of its BARs are mapped
+ * into the guest, and vectors that are not masked are irqfds. What stays trapped then: pages with
+ * the MSI-X table or pending bits, INTx, and messages to an IOVA that the guest has mapped.
+ *
  * Locks, outermost first: the host bridge's (config accesses, BARs), pci_lines.lock (all interrupt
- * state), the mediator's. BAR handlers hold none but the second, and only for the MSI-X table.
+ * state), the mediator's, the function's own of what is mapped and which irqfds are on. BAR handlers
+ * hold none but the second, and only for the MSI-X table.
  */
 #ifndef VMM_PCI_FRONT_H
 #define VMM_PCI_FRONT_H

@@ -485,6 +485,34 @@ static void unmap_bar(void *ctx, int slot)
 	memory_unmap(vm->memory, slot);
 }
 
+static int route_msi(void *ctx, int route, uint64_t gpa, uint32_t data, uint32_t devid)
+{
+	struct vm *vm = ctx;
+
+	return gic_route(vm->gic, route, gpa, data, devid);
+}
+
+static void unroute_msi(void *ctx, int route)
+{
+	struct vm *vm = ctx;
+
+	gic_unroute(vm->gic, route);
+}
+
+static int irqfd_on(void *ctx, int fd, int route)
+{
+	struct vm *vm = ctx;
+
+	return gic_irqfd(vm->gic, fd, route);
+}
+
+static void irqfd_off(void *ctx, int fd, int route)
+{
+	struct vm *vm = ctx;
+
+	gic_irqfd_off(vm->gic, fd, route);
+}
+
 static int create_pci(struct vm *vm)
 {
 	int ret;
@@ -496,6 +524,10 @@ static int create_pci(struct vm *vm)
 		.msi = signal_msi,
 		.map = map_bar,
 		.unmap = unmap_bar,
+		.route = route_msi,
+		.unroute = unroute_msi,
+		.irqfd = irqfd_on,
+		.irqfd_off = irqfd_off,
 		.ctx = vm,
 		.gmem = memory_gmem(vm->memory),
 		.host_page = (uint64_t)sysconf(_SC_PAGESIZE),

@@ -78,6 +78,16 @@ static struct {
 		uint8_t *hva;
 	} slots[16];
 	int map_ret;
+	struct {
+		bool used;
+		uint64_t gpa;
+		uint32_t data, devid;
+	} routes[8];
+	unsigned max_routes; /* of them that can be had */
+	struct {
+		int fd, route;
+	} irqfds[8]; /* fd 0: none */
+	int irqfd_ret;
 } m;
 
 static struct bus *bus;
@@ -103,6 +113,18 @@ bool endpoint_needs_sync(const struct endpoint *ep)
 {
 	(void)ep;
 	return needs_sync;
+}
+
+static void (*trap_fn)(void *ctx, enum trap_state state);
+static void *trap_ctx;
+
+void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_state state),
+		       void *ctx)
+{
+	assert_ptr_equal(ep, EP);
+	assert_true(needs_sync);
+	trap_fn = trap;
+	trap_ctx = ctx;
 }
 
 void endpoint_sync_for_device(struct endpoint *ep)
@@ -331,6 +353,84 @@ static void unmap(void *ctx, int slot)
 	m.slots[slot].len = 0;
 }
 
+static int route(void *ctx, int nr, uint64_t gpa, uint32_t data, uint32_t devid)
+{
+	int i = nr < 0 ? 0 : nr;
+
+	(void)ctx;
+	while (nr < 0 && i < (int)m.max_routes && m.routes[i].used)
+		i++;
+	if (i == (int)m.max_routes)
+		return -ENOSPC;
+	assert_true(nr < 0 || m.routes[i].used);
+	for (unsigned n = 0; n < ARRAY_SIZE(m.irqfds); n++)
+		assert_true(!m.irqfds[n].fd || m.irqfds[n].route != i);
+	m.routes[i].used = true;
+	m.routes[i].gpa = gpa;
+	m.routes[i].data = data;
+	m.routes[i].devid = devid;
+	return i;
+}
+
+static void unroute(void *ctx, int nr)
+{
+	(void)ctx;
+	assert_true(m.routes[nr].used);
+	for (unsigned n = 0; n < ARRAY_SIZE(m.irqfds); n++)
+		assert_true(!m.irqfds[n].fd || m.irqfds[n].route != nr);
+	m.routes[nr].used = false;
+}
+
+static int irqfd(void *ctx, int fd, int nr)
+{
+	unsigned i = 0;
+
+	(void)ctx;
+	assert_true(fd > 0 && m.routes[nr].used);
+	if (m.irqfd_ret)
+		return m.irqfd_ret;
+	for (unsigned n = 0; n < ARRAY_SIZE(m.irqfds); n++)
+		assert_int_not_equal(m.irqfds[n].fd, fd);
+	while (m.irqfds[i].fd)
+		i++;
+	m.irqfds[i].fd = fd;
+	m.irqfds[i].route = nr;
+	return 0;
+}
+
+static void irqfd_off(void *ctx, int fd, int nr)
+{
+	unsigned i = 0;
+
+	(void)ctx;
+	while (i < ARRAY_SIZE(m.irqfds) && m.irqfds[i].fd != fd)
+		i++;
+	assert_true(i < ARRAY_SIZE(m.irqfds) && m.irqfds[i].route == nr);
+	m.irqfds[i].fd = 0;
+}
+
+/* The message that a signal of @fd is delivered as; 0: the event loop hears of it. */
+static uint32_t irqfd_data(int fd)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(m.irqfds); i++) {
+		if (m.irqfds[i].fd != fd)
+			continue;
+		assert_true(m.routes[m.irqfds[i].route].gpa == DOORBELL);
+		assert_int_equal(m.routes[m.irqfds[i].route].devid, DEVFN);
+		return m.routes[m.irqfds[i].route].data;
+	}
+	return 0;
+}
+
+static unsigned nr_irqfds(void)
+{
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(m.irqfds); i++)
+		nr += m.irqfds[i].fd != 0;
+	return nr;
+}
+
 static unsigned nr_slots(void)
 {
 	unsigned nr = 0;
@@ -373,6 +473,8 @@ static int a_machine(void **state)
 {
 	(void)state;
 	memset(&m, 0, sizeof(m));
+	m.max_routes = ARRAY_SIZE(m.routes);
+	trap_fn = NULL;
 	memset(lines.asserted, 0, sizeof(lines.asserted));
 	power_on();
 	assert_int_equal(bus_create(&bus), 0);
@@ -382,6 +484,10 @@ static int a_machine(void **state)
 				       .map = map,
 				       .unmap = unmap,
 				       .intx_resample = resample,
+				       .route = route,
+				       .unroute = unroute,
+				       .irqfd = irqfd,
+				       .irqfd_off = irqfd_off,
 				       .host_page = HOST_PAGE};
 	return pci_host_create(&machine, &host);
 }
@@ -408,6 +514,10 @@ static int gone(void **state)
 	pci_front_destroy(func);
 	func = NULL;
 	assert_int_equal(nr_slots(), 0);
+	assert_int_equal(nr_irqfds(), 0);
+	assert_null(trap_fn);
+	for (unsigned i = 0; i < ARRAY_SIZE(m.routes); i++)
+		assert_false(m.routes[i].used);
 	for (unsigned i = 0; i < 4; i++) {
 		assert_int_equal(lines.asserted[i], 0);
 		assert_false(m.level[i]);
@@ -648,7 +758,7 @@ static void bars_are_sized_by_writing_ones(void **state)
 		cwr(reg, 4, UINT32_MAX);
 	assert_int_equal(crd(0x10, 4), 0xffffc004);
 	assert_int_equal(crd(0x14, 4), 0xffffffff);
-	assert_int_equal(crd(0x18, 4), 0xfffff000);
+	assert_int_equal(crd(0x18, 4), 0xffffc000); /* a host page: it may be mapped */
 	assert_int_equal(crd(0x1c, 4), 0);
 	assert_int_equal(crd(0x20, 4), 0xffffffe1);
 	assert_int_equal(crd(0x24, 4), 0xffff0000);
@@ -954,6 +1064,203 @@ static void a_map_that_is_refused_leaves_the_bar_trapped(void **state)
 	assert_int_equal(rd(bar2() + 4, 4), 9);
 }
 
+/* ---- trapped, direct, and back
+ * ------------------------------------------------------------------------- */
+
+static void tell(enum trap_state state)
+{
+	assert_non_null(trap_fn);
+	trap_fn(trap_ctx, state);
+}
+
+/* Not an NVMe controller, and MSI-X in a BAR of its own. */
+static int a_plain_function(void **state)
+{
+	int ret = a_machine(state);
+
+	put_le32(d.config + PCI_CLASS_REVISION, 0x02000001);
+	put_le32(d.config + CAP_MSIX + 4, 0x1000 | 5);
+	put_le32(d.config + CAP_MSIX + 8, 0x2000 | 5);
+	return ret || create(EP, true);
+}
+
+static void program_vector(unsigned vec, uint64_t addr, uint32_t data, bool masked)
+{
+	uint64_t entry = bar5() + 0x1000 + 16 * vec;
+
+	wr(entry, 8, addr);
+	wr(entry + 8, 4, data);
+	wr(entry + 12, 4, masked);
+}
+
+static void what_the_mediator_says_is_done_before_it_goes_on(void **state)
+{
+	(void)state;
+	enable();
+	program_vector(0, DOORBELL, 70, false);
+	program_vector(1, DOORBELL, 71, false);
+	program_vector(2, DOORBELL, 72, true);
+	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE);
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(nr_slots() + nr_irqfds(), 0);
+		tell(i % 2 ? TRAP_OFF_LONG : TRAP_OFF);
+		assert_int_equal(nr_slots(), 2); /* BARs 0 and 2 */
+		assert_true(m.slots[0].gpa == bar0() && m.slots[0].hva == d.bar0);
+		assert_int_equal(nr_irqfds(), 2);
+		assert_int_equal(irqfd_data(d.fds[0]), 70);
+		assert_int_equal(irqfd_data(d.fds[1]), 71);
+		/* what still traps is a sync point as ever: the mediator counts them */
+		nr_log = 0;
+		(void)rd(bar5() + 8, 4);
+		ASSERT_LOG(REG_READ, SYNC_CPU);
+		tell(TRAP_ON);
+	}
+	/* what was on its way to the event loop is delivered */
+	pci_front_fire(func, 1);
+	assert_int_equal(m.nr_msi, 1);
+	assert_int_equal(m.data, 71);
+}
+
+static void a_bar_that_moves_while_direct_is_followed(void **state)
+{
+	(void)state;
+	tell(TRAP_OFF);
+	assert_int_equal(nr_slots(), 0); /* nowhere yet */
+	enable();
+	assert_int_equal(nr_slots(), 2);
+	cwr(0x18, 4, LAYOUT_PCI_MEM32_BASE + 0x7f4000);
+	assert_int_equal(nr_slots(), 2);
+	assert_true(m.slots[1].gpa == LAYOUT_PCI_MEM32_BASE + 0x7f4000);
+	tell(TRAP_ON);
+	assert_int_equal(nr_slots(), 0);
+	cwr(0x18, 4, LAYOUT_PCI_MEM32_BASE + 0x7f8000);
+	assert_int_equal(nr_slots(), 0);
+	tell(TRAP_OFF);
+	assert_int_equal(nr_slots(), 2);
+	cwr(PCI_COMMAND, 2, 0);
+	assert_int_equal(nr_slots(), 0);
+	enable();
+	assert_int_equal(nr_slots(), 2);
+}
+
+static void irqfds_follow_the_msix_table(void **state)
+{
+	(void)state;
+	enable();
+	tell(TRAP_OFF);
+	program_vector(0, DOORBELL, 70, false);
+	assert_int_equal(nr_irqfds(), 0); /* not enabled */
+	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
+	assert_int_equal(nr_irqfds(), 0);
+	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE);
+	assert_int_equal(irqfd_data(d.fds[0]), 70);
+	/* masked: what the device raises is pending */
+	wr(bar5() + 0x100c, 4, 1);
+	assert_int_equal(nr_irqfds(), 0);
+	pci_front_fire(func, 0);
+	assert_int_equal(rd(bar5() + 0x2000, 8), 1);
+	assert_int_equal(m.nr_msi, 0);
+	wr(bar5() + 0x1008, 4, 75);
+	wr(bar5() + 0x100c, 4, 0);
+	assert_int_equal(m.nr_msi, 1);
+	assert_int_equal(m.data, 75);
+	assert_int_equal(irqfd_data(d.fds[0]), 75);
+	/* rewritten without being masked */
+	wr(bar5() + 0x1008, 4, 76);
+	assert_int_equal(irqfd_data(d.fds[0]), 76);
+	/* where a message goes by the guest's mappings, these decide when it is sent */
+	wr(bar5() + 0x1000, 4, 0xabcd0040);
+	assert_int_equal(nr_irqfds(), 0);
+	pci_front_fire(func, 0);
+	assert_int_equal(m.nr_msi, 2);
+	assert_true(m.gpa == DOORBELL);
+	wr(bar5() + 0x1000, 4, DOORBELL);
+	assert_int_equal(irqfd_data(d.fds[0]), 76);
+	cwr(CAP_MSIX + 2, 2, 0);
+	assert_int_equal(nr_irqfds(), 0);
+	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE);
+	assert_int_equal(irqfd_data(d.fds[0]), 76);
+	assert_int_equal(m.routes[1].used, false); /* one vector, one route */
+	cwr(CAP_EXP + PCI_EXP_DEVCTL, 2, PCI_EXP_DEVCTL_BCR_FLR);
+	assert_int_equal(nr_irqfds(), 0);
+}
+
+static void irqfds_follow_msi(void **state)
+{
+	(void)state;
+	enable();
+	tell(TRAP_OFF);
+	cwr(CAP_MSI + 4, 4, (uint32_t)DOORBELL);
+	cwr(CAP_MSI + 12, 2, 0x4440);
+	cwr(CAP_MSI + 2, 2, PCI_MSI_FLAGS_ENABLE | 1 << 4);
+	assert_int_equal(nr_irqfds(), 2);
+	assert_int_equal(irqfd_data(d.fds[1]), 0x4441);
+	cwr(CAP_MSI + 16, 4, 2);
+	assert_int_equal(nr_irqfds(), 1);
+	pci_front_fire(func, 1);
+	assert_int_equal(m.nr_msi, 0);
+	cwr(CAP_MSI + 16, 4, 0);
+	assert_int_equal(m.nr_msi, 1);
+	assert_int_equal(nr_irqfds(), 2);
+	cwr(CAP_MSI + 2, 2, 0);
+	assert_int_equal(nr_irqfds(), 0);
+}
+
+static void vectors_without_a_route_stay_with_the_event_loop(void **state)
+{
+	(void)state;
+	enable();
+	m.max_routes = 2;
+	for (unsigned i = 0; i < NR_MSIX; i++)
+		program_vector(i, DOORBELL, 70 + i, false);
+	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE);
+	tell(TRAP_OFF);
+	assert_int_equal(nr_irqfds(), 2);
+	pci_front_fire(func, 3);
+	assert_int_equal(m.nr_msi, 1);
+	assert_int_equal(m.data, 73);
+	/* the machine has a route, but no irqfd for it */
+	tell(TRAP_ON);
+	m.irqfd_ret = -ENOSPC;
+	tell(TRAP_OFF);
+	assert_int_equal(nr_irqfds(), 0);
+	wr(bar5() + 0x100c, 4, 1);
+	wr(bar5() + 0x100c, 4, 0);
+	pci_front_fire(func, 0);
+	assert_int_equal(m.nr_msi, 2);
+}
+
+/* nvme_guard: it must see the admin queue whenever bounce frames may come. */
+static void an_nvme_controller_is_direct_only_for_long(void **state)
+{
+	(void)state;
+	machine.gmem = (const struct gmem *)&machine; /* there is one */
+	pci_front_quiesce(func);
+	pci_front_destroy(func);
+	put_le32(d.config + PCI_CLASS_REVISION, 0x01080201);
+	assert_int_equal(create(EP, true), 0);
+	enable();
+	tell(TRAP_OFF);
+	assert_int_equal(nr_slots(), 0);
+	tell(TRAP_OFF_LONG);
+	assert_int_equal(nr_slots(), 2);
+	tell(TRAP_ON);
+	assert_int_equal(nr_slots(), 0);
+}
+
+static void without_a_mediator_vectors_are_irqfds_from_the_start(void **state)
+{
+	(void)state;
+	enable();
+	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE);
+	wr(bar0() + TABLE, 8, DOORBELL);
+	wr(bar0() + TABLE + 8, 8, 70);
+	assert_int_equal(irqfd_data(d.fds[0]), 70);
+	/* a device whose IOMMU is the guest's business */
+	wr(bar0() + TABLE, 8, 0xabcd0040);
+	assert_int_equal(nr_irqfds(), 0);
+}
+
 /* ---- interrupts
  * --------------------------------------------------------------------------------------- */
 
@@ -1251,6 +1558,7 @@ static void nothing_a_guest_writes_reaches_what_is_emulated(void **state)
 }
 
 #define TRAPPED(fn) cmocka_unit_test_setup_teardown(fn, a_trapped_function, gone)
+#define PLAIN(fn)   cmocka_unit_test_setup_teardown(fn, a_plain_function, gone)
 #define MAPPED(fn)  cmocka_unit_test_setup_teardown(fn, a_mapped_function, gone)
 #define ALONE(fn)   cmocka_unit_test_setup_teardown(fn, a_machine, gone)
 
@@ -1283,6 +1591,13 @@ int main(void)
 		MAPPED(pages_without_msix_are_mapped_when_nothing_needs_sync),
 		ALONE(a_large_bar_is_mapped_around_its_msix_pages),
 		MAPPED(a_map_that_is_refused_leaves_the_bar_trapped),
+		PLAIN(what_the_mediator_says_is_done_before_it_goes_on),
+		PLAIN(a_bar_that_moves_while_direct_is_followed),
+		PLAIN(irqfds_follow_the_msix_table),
+		PLAIN(irqfds_follow_msi),
+		PLAIN(vectors_without_a_route_stay_with_the_event_loop),
+		PLAIN(an_nvme_controller_is_direct_only_for_long),
+		MAPPED(without_a_mediator_vectors_are_irqfds_from_the_start),
 		TRAPPED(msix_fires_after_sync_with_what_the_guest_programmed),
 		TRAPPED(a_masked_msix_vector_waits_for_its_unmask),
 		TRAPPED(a_message_goes_to_the_doorbell_or_nowhere),
