@@ -9,9 +9,10 @@
 
 #include "iommu/alloc.h"
 #include "iommu/base.h"
+#include "iommu/diff.h"
 #include "iommu/pool.h"
 
-#define LINE	   64 /* bytes */
+#define LINE	   DIFF_LINE
 #define LINE_WORDS (LINE / 8)
 
 /* Collects until two agree, at most; a device that never pauses is then taken as it is: each slot
@@ -147,25 +148,18 @@ static uint64_t *words(const uint8_t *p)
 	return (uint64_t *)(uintptr_t)p;
 }
 
+/* A line that was found changed, its last word first. */
+static inline void read_line(uint64_t *data, const uint64_t *src)
+{
+	for (unsigned i = LINE_WORDS; i--;)
+		data[i] = load_word(src + i);
+}
+
 /* ---- bulk: memory that the other side may be writing at this moment ---- */
 
 #ifdef __SANITIZE_THREAD__
 /* What the library's copies and vectors do on every machine we run on, word by word, said so that
  * the race detector knows that it is meant. */
-static bool differs(const uint8_t *a, const uint8_t *b, size_t len)
-{
-	for (size_t i = 0; i < len / 8; i++) {
-		if (load_word(words(a) + i) != load_word(words(b) + i))
-			return true;
-	}
-	return false;
-}
-
-static bool line_differs(const uint64_t *a, const uint64_t *b)
-{
-	return differs((const uint8_t *)a, (const uint8_t *)b, LINE);
-}
-
 static unsigned store_new_lines(uint64_t *dst, const uint64_t *twin, const uint64_t *src,
 				unsigned nr, uint8_t *left)
 {
@@ -192,15 +186,6 @@ void sync_zero(uint8_t *bounce, size_t len)
 		__atomic_store_n(words(bounce) + i, 0, __ATOMIC_RELEASE);
 }
 #else
-/*
- * Do @len bytes differ? What is missed because the other side writes meanwhile belongs to the next
- * sync point; what is seen is read again, in order, by whoever acts on it.
- */
-static inline bool differs(const uint8_t *a, const uint8_t *b, size_t len)
-{
-	return memcmp(a, b, len) != 0;
-}
-
 /* Some bytes at once; the compiler makes of them what the machine has. */
 #define VEC 32
 typedef uint8_t vec __attribute__((vector_size(VEC), may_alias));
@@ -208,14 +193,6 @@ typedef uint64_t vec64 __attribute__((vector_size(VEC), may_alias));
 
 #define any(v)		((((vec64)(v))[0] | ((vec64)(v))[1] | ((vec64)(v))[2] | ((vec64)(v))[3]) != 0)
 #define vec_at(p, byte) (*(volatile vec *)((uintptr_t)(p) + (byte)))
-
-static inline bool line_differs(const uint64_t *a, const uint64_t *b)
-{
-	vec low = vec_at(a, 0) ^ vec_at(b, 0);
-	vec high = vec_at(a, VEC) ^ vec_at(b, VEC);
-
-	return any(low | high);
-}
 
 /*
  * Of @nr lines, store those of which each byte has changed in @src, and where nobody has written
@@ -263,40 +240,65 @@ void sync_zero(uint8_t *bounce, size_t len)
 
 /* ---- one slot ---- */
 
+/* Lines among which an order is kept: read from the last to the first before any is written. */
+#define ORDERED_LINES (0x10000 / LINE)
+
+typedef unsigned (*word_fn)(uint64_t *dst, uint64_t *twin, uint64_t from,
+			    struct mediator_stats *stats);
+
+/* @word for each word of @from that is not @twin's, in order. Return: what @word did, summed. */
+static inline __attribute__((always_inline)) uint64_t bring(uint8_t *dst, uint8_t *twin,
+							    const uint8_t *from, size_t len,
+							    word_fn word,
+							    struct mediator_stats *stats)
+{
+	uint64_t seen[ORDERED_LINES][LINE_WORDS];
+	uint16_t line[ORDERED_LINES];
+	uint64_t bytes = 0;
+
+	for (size_t done = 0; done < len; done += ORDERED_LINES * LINE) {
+		size_t n = MIN((len - done) / LINE, (size_t)ORDERED_LINES), nr = 0;
+
+		if (!diff_any(from + done, twin + done, n))
+			continue;
+		while ((n = diff_last(from + done, twin + done, n))) {
+			n--;
+			read_line(seen[nr], words(from + done) + n * LINE_WORDS);
+			line[nr++] = (uint16_t)n;
+		}
+		while (nr--) {
+			size_t at = done + line[nr] * (size_t)LINE;
+
+			for (unsigned i = 0; i < LINE_WORDS; i++) {
+				if (seen[nr][i] != words(twin + at)[i])
+					bytes += word(words(dst + at) + i, words(twin + at) + i,
+						      seen[nr][i], stats);
+			}
+		}
+	}
+	return bytes;
+}
+
 /* What differs from @twin in @src -> @dst. */
 static uint64_t merge_slot(uint8_t *dst, uint8_t *twin, const uint8_t *src, size_t len,
 			   struct mediator_stats *stats)
 {
-	uint64_t bytes = 0;
+	return bring(dst, twin, src, len, merge_word, stats);
+}
 
-	if (!differs(src, twin, len))
-		return 0;
-	for (size_t n = 0; n < len / 8; n += LINE_WORDS) {
-		if (!line_differs(words(src) + n, words(twin) + n))
-			continue;
-		for (size_t i = n; i < n + LINE_WORDS; i++)
-			bytes += merge_word(words(dst) + i, words(twin) + i,
-					    load_word(words(src) + i), stats);
-	}
-	return bytes;
+static inline unsigned refresh_word(uint64_t *dst, uint64_t *twin, uint64_t from,
+				    struct mediator_stats *stats)
+{
+	(void)twin;
+	(void)stats;
+	__atomic_store_n(dst, from, __ATOMIC_RELEASE);
+	return sizeof(from);
 }
 
 /* A read-only slot: make the bounce page what the guest's page is. */
 static uint64_t refresh_slot(uint8_t *bounce, const uint8_t *guest, size_t len)
 {
-	uint64_t bytes = 0;
-
-	if (!differs(bounce, guest, len))
-		return 0;
-	for (size_t i = 0; i < len / 8; i++) {
-		uint64_t new = load_word(words(guest) + i);
-
-		if (load_word(words(bounce) + i) == new)
-			continue;
-		__atomic_store_n(words(bounce) + i, new, __ATOMIC_RELEASE);
-		bytes += 8;
-	}
-	return bytes;
+	return bring(bounce, bounce, guest, len, refresh_word, NULL);
 }
 
 void sync_fill(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len,
@@ -375,7 +377,7 @@ static uint64_t collect_lines(uint64_t *dst, const uint64_t *twin, const uint64_
 	for (unsigned i = 0; i < nr_left; i++) {
 		size_t at = left[i] * LINE_WORDS;
 
-		if (line_differs(src + at, twin + at))
+		if (diff_last((const uint8_t *)(src + at), (const uint8_t *)(twin + at), 1))
 			bytes += collect_line(dst + at, twin + at, src + at, stats);
 	}
 	return bytes;
@@ -427,8 +429,11 @@ void sync_collect_last(const uint8_t *bounce, const uint8_t *twin, uint8_t *gues
 		const uint64_t *src = words(bounce + done), *old = words(twin + done);
 		unsigned nr = (unsigned)MIN((len - done) / LINE, COLLECT_LINES);
 
-		if (!differs(bounce + done, twin + done, nr * LINE))
+		/* Whole or nothing is what devices mostly write; what they write in part begins at
+		 * the beginning. */
+		if (!diff_any(bounce + done, twin + done, nr))
 			continue;
+		nr = (unsigned)diff_last(bounce + done, twin + done, nr);
 		if (can_store_masked())
 			bytes += collect_lines_masked(words(guest + done), old, src, nr, stats);
 		else
@@ -466,61 +471,31 @@ static inline unsigned catch_up_word(uint64_t *dst, uint64_t *twin, uint64_t fro
 	return nr_bytes(mask);
 }
 
-typedef unsigned (*word_fn)(uint64_t *dst, uint64_t *twin, uint64_t from,
-			    struct mediator_stats *stats);
-
-/* Words among which an order is kept: read from the last to the first before any is written. */
-#define ORDERED_WORDS (0x10000 / 8)
-
-static inline __attribute__((always_inline)) uint64_t bring(uint8_t *dst, uint8_t *twin,
-							    const uint8_t *from, size_t len,
-							    word_fn word,
-							    struct mediator_stats *stats)
-{
-	uint64_t seen[ORDERED_WORDS];
-	uint64_t bytes = 0;
-
-	dma_barrier();
-	for (size_t done = 0; done < len; done += sizeof(seen)) {
-		size_t part = MIN(len - done, sizeof(seen));
-
-		if (!differs(from + done, twin + done, part))
-			continue;
-		for (size_t i = part / 8; i--;)
-			seen[i] = load_word(words(from + done) + i);
-		for (size_t i = 0; i < part / 8; i++) {
-			if (seen[i] != words(twin + done)[i])
-				bytes += word(words(dst + done) + i, words(twin + done) + i,
-					      seen[i], stats);
-		}
-	}
-	dma_barrier();
-	return bytes;
-}
-
 void sync_collect(const uint8_t *bounce, uint8_t *twin, uint8_t *guest, size_t len,
 		  struct mediator_stats *stats)
 {
-	stats->bytes_to_guest += bring(guest, twin, bounce, len, merge_word, stats);
+	dma_barrier();
+	stats->bytes_to_guest += merge_slot(guest, twin, bounce, len, stats);
+	dma_barrier();
 }
 
 void sync_to_bounce(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len,
 		    struct mediator_stats *stats)
 {
-	if (twin) {
-		stats->bytes_to_device += bring(bounce, twin, guest, len, catch_up_word, stats);
-	} else {
-		dma_barrier();
-		stats->bytes_to_device += refresh_slot(bounce, guest, len);
-		dma_barrier();
-	}
+	dma_barrier();
+	stats->bytes_to_device += twin ? bring(bounce, twin, guest, len, catch_up_word, stats)
+				       : refresh_slot(bounce, guest, len);
+	dma_barrier();
 }
 
 void sync_to_direct(uint8_t *guest, uint8_t *twin, const uint8_t *bounce, size_t len,
 		    struct mediator_stats *stats)
 {
-	if (twin)
-		stats->bytes_to_guest += bring(guest, twin, bounce, len, catch_up_word, stats);
+	if (!twin)
+		return;
+	dma_barrier();
+	stats->bytes_to_guest += bring(guest, twin, bounce, len, catch_up_word, stats);
+	dma_barrier();
 }
 
 /* ---- all slots of a domain ---- */
@@ -626,40 +601,30 @@ static void leave_heads(const struct sync_run *run, const uint64_t *src, const u
 	}
 }
 
-/*
- * The changed lines of one read-write slot, its last word first. False when they do not fit.
- * Everything is read again after the comparison said "changed", so that an order holds among all
- * lines.
- */
+/* The changed lines of one read-write slot, its last word first. False when they do not fit. */
 static bool collect_slot(const struct sync_run *run, struct sync_lines *lines, uint8_t *bounce,
 			 uint8_t *guest)
 {
 	uint8_t *twin = pool_twin(run->pool, bounce);
 	uint8_t *src = run->dir == SYNC_FOR_CPU ? bounce : guest;
 	uint8_t *dst = run->dir == SYNC_FOR_CPU ? guest : bounce;
+	size_t n = run->granule / LINE;
 
-	if (!differs(src, twin, run->granule))
+	if (!diff_any(src, twin, n))
 		return true;
-	for (size_t off = run->granule; off; off -= LINE) {
-		size_t first = off / 8 - LINE_WORDS;
+	while ((n = diff_last(src, twin, n))) {
 		struct sync_line *line;
-		bool changed = false;
 
-		if (!line_differs(words(src) + first, words(twin) + first))
-			continue;
 		if (lines->nr == run->cap)
 			return false;
+		n--;
 		line = &lines->v[lines->nr];
-		for (int i = LINE_WORDS - 1; i >= 0; i--)
-			line->data[i] = load_word(words(src) + first + i);
-		leave_heads(run, words(src) + first, words(twin) + first, line->data);
-		for (int i = 0; i < LINE_WORDS; i++)
-			changed |= line->data[i] != words(twin)[first + i];
-		if (!changed)
-			continue;
-		line->dst = words(dst) + first;
-		line->twin = words(twin) + first;
-		lines->nr++;
+		line->dst = words(dst) + n * LINE_WORDS;
+		line->twin = words(twin) + n * LINE_WORDS;
+		read_line(line->data, words(src) + n * LINE_WORDS);
+		leave_heads(run, words(src) + n * LINE_WORDS, line->twin, line->data);
+		/* It may have been changed back. */
+		lines->nr += memcmp(line->data, line->twin, LINE) != 0;
 	}
 	return true;
 }

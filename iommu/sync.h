@@ -41,8 +41,8 @@ struct sync_scratch; /* room for one snapshot of changed ring lines, twice */
 int sync_scratch_create(size_t nr_lines, struct sync_scratch **out);
 void sync_scratch_destroy(struct sync_scratch *scratch);
 
-/* sync_fill - MAP: guest page -> bounce page and twin; @len bytes, 8-byte aligned everywhere.
- * @twin: NULL for a read-only slot. */
+/* sync_fill - MAP: guest page -> bounce page and twin; @len bytes, whole lines of 64, 8-byte
+ * aligned everywhere, as for all below. @twin: NULL for a read-only slot. */
 void sync_fill(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len,
 	       struct mediator_stats *stats);
 

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 
 #include "iommu/base.h"
+#include "iommu/diff.h"
 #include "iommu/pool.h"
 #include "iommu/sync.h"
 
@@ -356,28 +357,34 @@ struct byte_case {
 	bool conflict;
 };
 
-/* Each case in each byte of a word, its neighbours agreed upon. */
+/* Each case in each byte of a line, its neighbours agreed upon. */
 static void run_byte_cases(const struct byte_case *c, size_t nr, bool to_bounce)
 {
 	for (size_t n = 0; n < nr; n++) {
-		for (unsigned at = 0; at < 8; at++) {
-			uint64_t g = 0x1111111111111111, t = g, b = g;
+		for (unsigned at = 0; at < DIFF_LINE; at++) {
+			_Alignas(uint64_t) uint8_t g[DIFF_LINE], t[DIFF_LINE], b[DIFF_LINE];
+			uint8_t agreed[DIFF_LINE];
 			struct mediator_stats stats = {0};
-			uint8_t *pg = (uint8_t *)&g, *pt = (uint8_t *)&t, *pb = (uint8_t *)&b;
 
-			pg[at] = c[n].guest;
-			pt[at] = c[n].twin;
-			pb[at] = c[n].bounce;
+			memset(agreed, 0x11, DIFF_LINE);
+			memset(g, 0x11, DIFF_LINE);
+			memset(t, 0x11, DIFF_LINE);
+			memset(b, 0x11, DIFF_LINE);
+			g[at] = c[n].guest;
+			t[at] = c[n].twin;
+			b[at] = c[n].bounce;
 			if (to_bounce)
-				sync_to_bounce(pb, pt, pg, 8, &stats);
+				sync_to_bounce(b, t, g, DIFF_LINE, &stats);
 			else
-				sync_to_direct(pg, pt, pb, 8, &stats);
-			assert_int_equal(pg[at], c[n].guest_then);
-			assert_int_equal(pt[at], c[n].twin_then);
-			assert_int_equal(pb[at], c[n].bounce_then);
+				sync_to_direct(g, t, b, DIFF_LINE, &stats);
+			assert_int_equal(g[at], c[n].guest_then);
+			assert_int_equal(t[at], c[n].twin_then);
+			assert_int_equal(b[at], c[n].bounce_then);
 			assert_int_equal(stats.conflicts, c[n].conflict);
-			pg[at] = pt[at] = pb[at] = 0x11;
-			assert_true(g == 0x1111111111111111 && t == g && b == g);
+			g[at] = t[at] = b[at] = 0x11;
+			assert_memory_equal(g, agreed, DIFF_LINE);
+			assert_memory_equal(t, agreed, DIFF_LINE);
+			assert_memory_equal(b, agreed, DIFF_LINE);
 		}
 	}
 }
@@ -431,15 +438,15 @@ static void words_that_changed_whole_and_in_part_all_arrive(void **state)
 
 static void a_read_only_slot_follows_the_guest_through_a_class_change(void **state)
 {
-	uint64_t g = 2, b = 0x0300;
+	uint64_t g[DIFF_LINE / 8] = {2, 0, 0, 7}, b[DIFF_LINE / 8] = {0x0300, 0, 5};
 	struct mediator_stats stats = {0};
 
 	(void)state;
-	sync_to_bounce((uint8_t *)&b, NULL, (uint8_t *)&g, 8, &stats);
-	assert_int_equal(b, 2);
-	b = 0x77;
-	sync_to_direct((uint8_t *)&g, NULL, (uint8_t *)&b, 8, &stats);
-	assert_int_equal(g, 2);
+	sync_to_bounce((uint8_t *)b, NULL, (uint8_t *)g, DIFF_LINE, &stats);
+	assert_memory_equal(b, g, DIFF_LINE);
+	b[0] = 0x77;
+	sync_to_direct((uint8_t *)g, NULL, (uint8_t *)b, DIFF_LINE, &stats);
+	assert_int_equal(g[0], 2);
 }
 
 /*

@@ -170,8 +170,8 @@ static void never_pause(const struct fixture *fx, uint8_t *slot)
 {
 	trap.entry = entry_in(slot);
 	trap.flag = flag_in(fx, slot);
-	*trap.entry = trap.nr = 1;
-	set_trap(write_entry, slot, slot + fx->slot - fx->page, PROT_NONE);
+	*trap.entry = *trap.flag = trap.nr = 1;
+	set_trap(write_entry, slot + fx->slot - fx->page, slot, PROT_NONE);
 }
 
 static void check_entry(const struct fixture *fx, const uint8_t *slot)
@@ -215,6 +215,35 @@ static void a_class_change_reads_a_flag_before_its_entry(void **state)
 	never_pause(fx, fx->guest);
 	sync_to_bounce(frame->page, pool_twin(fx->pool, frame->page), fx->guest, fx->slot,
 		       &fx->stats);
+	end_trap();
+	check_entry(fx, frame->page);
+}
+
+/* Payload is looked at once only, but in the same order. */
+static void a_flag_in_payload_is_read_before_its_entry(void **state)
+{
+	struct fixture *fx = *state;
+	struct frame *frame = ring_of(fx, 0);
+
+	frame->slot[0] &= ~(frame_slot)MAP_READ;
+	frame_relist(&fx->table, frame);
+	never_pause(fx, frame->page);
+	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_FULL, fx->scratch,
+		    &fx->stats);
+	end_trap();
+	check_entry(fx, fx->guest);
+}
+
+static void a_flag_in_a_read_only_slot_is_read_before_its_entry(void **state)
+{
+	struct fixture *fx = *state;
+	struct frame *frame = ring_of(fx, 0);
+
+	frame->slot[0] &= ~(frame_slot)MAP_WRITE;
+	frame_relist(&fx->table, frame);
+	never_pause(fx, fx->guest);
+	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_DEVICE, SYNC_FULL, fx->scratch,
+		    &fx->stats);
 	end_trap();
 	check_entry(fx, frame->page);
 }
@@ -304,20 +333,32 @@ static void look_at_the_flag(void)
 	trap.nr = *trap.flag;
 }
 
-static void an_entry_is_written_before_its_flag(void **state)
+static void check_order_of_writing(struct fixture *fx, unsigned rights)
 {
-	struct fixture *fx = *state;
 	struct frame *frame = ring_of(fx, 0);
 
+	frame->slot[0] = slot_of(&fx->table, fx->guest, rights);
+	frame_relist(&fx->table, frame);
 	*entry_in(frame->page) = 1;
 	*flag_in(fx, frame->page) = 1;
 	trap.flag = flag_in(fx, fx->guest);
 	set_trap(look_at_the_flag, fx->guest, NULL, PROT_READ);
-	sync_for_cpu(fx);
+	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_FULL, fx->scratch,
+		    &fx->stats);
 	end_trap();
 	assert_int_equal(trap.times, 1);
 	assert_int_equal(trap.nr, 0);
 	assert_int_equal(*flag_in(fx, fx->guest), 1);
+}
+
+static void an_entry_is_written_before_its_flag(void **state)
+{
+	check_order_of_writing(*state, MAP_READ | MAP_WRITE);
+}
+
+static void an_entry_in_payload_is_written_before_its_flag(void **state)
+{
+	check_order_of_writing(*state, MAP_WRITE);
 }
 
 /* A driver may be told by one ring of what is in another slot that both sides write. */
@@ -448,6 +489,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			a_flag_is_read_before_its_entry_though_the_scratch_is_full,
 			setup_tiny_scratch, teardown),
+		cmocka_unit_test_setup_teardown(a_flag_in_payload_is_read_before_its_entry, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(a_flag_in_a_read_only_slot_is_read_before_its_entry,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(a_class_change_reads_a_flag_before_its_entry, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(several_rings_are_one_snapshot, setup, teardown),
@@ -482,6 +527,8 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(what_changes_by_itself_is_written_last, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(an_entry_in_payload_is_written_before_its_flag,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(an_entry_is_written_before_its_flag, setup,
 						teardown),
 	};
