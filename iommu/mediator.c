@@ -28,6 +28,7 @@ struct endpoint {
 	struct endpoint_cfg cfg;
 	struct stream_state *streams[MEDIATOR_MAX_STREAMS];
 	struct domain *domain; /* NULL: unattached */
+	bool full;	       /* it is SYNC_FULL, or has become so */
 	bool told;	       /* the operator knows that an IOMMU of it is cut off */
 	void (*trap)(void *ctx, enum trap_state state); /* NULL: always trapped */
 	void *trap_ctx;
@@ -104,7 +105,8 @@ static enum trap_state needed_state(const struct endpoint *ep)
 {
 	if (!ep->domain || ep->domain->bypass || !can_bounce(ep->m))
 		return TRAP_OFF_LONG;
-	return domain_needs_sync(ep->domain) ? TRAP_ON : TRAP_OFF;
+	/* The write that tells must not go past who watches for it. */
+	return domain_needs_sync(ep->domain) || ep->cfg.may_turn_full ? TRAP_ON : TRAP_OFF;
 }
 
 /* A sync point had nothing to look at. */
@@ -363,6 +365,7 @@ int mediator_add_endpoint(struct mediator *m, const struct endpoint_cfg *cfg, st
 		return -ENOMEM;
 	ep->m = m;
 	ep->cfg = *cfg;
+	ep->full = cfg->sync == SYNC_FULL;
 	pthread_mutex_lock(&m->lock);
 	if (m->sealed)
 		ret = -EBUSY;
@@ -450,7 +453,7 @@ static int seal(struct mediator *m)
 	}
 	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
 		find_resv(m, ep);
-		if (ep->cfg.sync == SYNC_FULL && can_bounce(m))
+		if ((ep->cfg.sync == SYNC_FULL || ep->cfg.may_turn_full) && can_bounce(m))
 			m->env.ring_limit = m->cfg.ring_limit;
 	}
 	m->env.park_limit = m->cfg.park_limit / (2 * page);
@@ -640,7 +643,7 @@ static void drop_endpoint(struct mediator *m, struct domain *dom, struct endpoin
 	while (*link != &ep->heads)
 		link = &(*link)->next;
 	*link = ep->heads.next;
-	dom->nr_full -= ep->cfg.sync == SYNC_FULL;
+	dom->nr_full -= ep->full;
 	if (!--dom->nr_endpoints)
 		forget_domain(m, dom);
 }
@@ -698,7 +701,7 @@ static int attach(struct mediator *m, struct endpoint *ep, uint32_t id, bool byp
 	}
 	ep->domain = dom;
 	dom->nr_endpoints++;
-	dom->nr_full += ep->cfg.sync == SYNC_FULL;
+	dom->nr_full += ep->full;
 	dom->relaxed = dom->relaxed && ep->cfg.relaxed;
 	if (old)
 		drop_endpoint(m, old, ep);
@@ -1178,6 +1181,24 @@ void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_st
 	ep->nr_calm = 0;
 	if (!seal(m) && !can_bounce(m))
 		set_trap_state(ep, TRAP_OFF_LONG);
+	pthread_mutex_unlock(&m->lock);
+}
+
+void endpoint_turn_full(struct endpoint *ep)
+{
+	struct mediator *m = ep->m;
+	struct domain *dom;
+
+	pthread_mutex_lock(&m->lock);
+	dom = ep->domain;
+	if (ep->cfg.may_turn_full && !ep->full) {
+		/* Payload that is bounced already now needs the others' sync points as well. */
+		if (dom && !dom->bypass && can_bounce(m))
+			trap_domain(dom);
+		ep->full = true;
+		if (dom)
+			dom->nr_full++;
+	}
 	pthread_mutex_unlock(&m->lock);
 }
 

@@ -124,7 +124,8 @@ struct endpoint_cfg {
 		*streams;    /* every one it masters through; copied, instances outlive it */
 	unsigned nr_streams; /* 1 .. MEDIATOR_MAX_STREAMS */
 	enum sync_mode sync;
-	bool relaxed; /* exposure=relaxed: class "exposed" is allowed */
+	bool may_turn_full; /* SYNC_RINGS: endpoint_turn_full() may come */
+	bool relaxed;	    /* exposure=relaxed: class "exposed" is allowed */
 };
 
 #define MEDIATOR_MAX_STREAMS 8
@@ -279,6 +280,16 @@ bool endpoint_needs_sync(const struct endpoint *ep);
  */
 void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_state state),
 		       void *ctx);
+
+/**
+ * endpoint_turn_full - from now on it is as if the endpoint had always been SYNC_FULL
+ *
+ * For a driver that has just been seen to choose a way of working in which it looks at buffers
+ * before it unmaps them. Only with cfg.may_turn_full, which keeps rings from being direct from the
+ * start, and the endpoint from TRAP_OFF; else, and the second time, nothing happens. There is no
+ * way back.
+ */
+void endpoint_turn_full(struct endpoint *ep);
 
 /* endpoint_sync_for_device - before a guest's register write reaches the device: what the CPU
  * changed in bounced slots of the endpoint's domain since the last sync becomes visible to devices

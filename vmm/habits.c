@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/habits.h"
 
+#include "vmm/e1000e_guard.h"
+
 #define VENDOR_VIRTIO 0x1af4
 
 #define CLASS_NVME 0x010802
@@ -18,10 +20,13 @@ static bool unmaps_before_it_looks(uint32_t class)
 	return class == CLASS_NVME || class == CLASS_AHCI || class == CLASS_XHCI;
 }
 
-struct habits habits_of(uint16_t vendor, uint32_t class, bool lazy)
+struct habits habits_of(uint16_t vendor, uint16_t device, uint32_t class, bool lazy)
 {
+	bool e1000e = is_e1000e(vendor, device);
+
 	return (struct habits){
-		.sync = unmaps_before_it_looks(class) && !lazy ? SYNC_RINGS : SYNC_FULL,
+		.sync = (unmaps_before_it_looks(class) || e1000e) && !lazy ? SYNC_RINGS : SYNC_FULL,
+		.may_turn_full = e1000e,
 		.poll_us = vendor == VENDOR_VIRTIO ? VIRTIO_POLL_US : 0,
 	};
 }

@@ -4,21 +4,25 @@
 #ifndef VMM_HABITS_H
 #define VMM_HABITS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "iommu/mediator.h"
 
 struct habits {
 	enum sync_mode sync;
+	/* The driver has a way of working in which it needs SYNC_FULL; vmm/e1000e_guard knows when
+	 * it takes it. */
+	bool may_turn_full;
 	unsigned poll_us; /* as poll=, microseconds; 0: none */
 };
 
 /**
  * habits_of
- * @vendor: PCI vendor ID
+ * @vendor, @device: PCI IDs
  * @class: 24 bits, base class first
  * @lazy: the guest may put UNMAPs off, see vmm/strict.h
  */
-struct habits habits_of(uint16_t vendor, uint32_t class, bool lazy);
+struct habits habits_of(uint16_t vendor, uint16_t device, uint32_t class, bool lazy);
 
 #endif

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "iommu/base.h"
+#include "vmm/e1000e_guard.h"
 #include "vmm/layout.h"
 #include "vmm/msg.h"
 #include "vmm/msix.h"
@@ -79,6 +80,7 @@ struct pci_front {
 	/* A leaf, also below the mediator's. */
 	pthread_mutex_t direct_lock;
 	atomic_bool direct;	   /* changes under it */
+	bool is_e1000e;		   /* behind sync, see e1000e_guard */
 	bool is_nvme;		   /* and behind sync: shadow doorbells must not be used */
 	pthread_mutex_t nvme_lock; /* a leaf */
 	struct nvme_guard nvme;
@@ -511,6 +513,8 @@ static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool w
 	if (write) {
 		if (bar->front->is_nvme && bar->index == 0 && !bar->front->direct)
 			guard_nvme(bar->front, off, data, len);
+		if (bar->front->is_e1000e && bar->index == 0 && e1000e_guard_write(off, data, len))
+			endpoint_turn_full(bar->front->ep);
 		sync_for_device(bar->front);
 		device_access(bar, off, data, len, true);
 	} else {
@@ -1012,6 +1016,8 @@ static int init_config(struct pci_front *front, char *error, size_t error_len)
 	if (ret)
 		return ret;
 	init_caps(front, config);
+	front->is_e1000e = front->sync && is_e1000e(get_le16(front->shadow + PCI_VENDOR_ID),
+						    get_le16(front->shadow + PCI_DEVICE_ID));
 	front->is_nvme = front->sync && front->machine->gmem &&
 			 get_le32(front->shadow + PCI_CLASS_REVISION) >> 8 == CLASS_NVME;
 	if (front->has_io)

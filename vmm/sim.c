@@ -116,7 +116,8 @@ static int add_endpoint(struct member *m, struct mediator *mediator, bool lazy)
 		.nr_streams = m->cfg.darts,
 		.sync = m->cfg.sync_set
 				? m->cfg.sync
-				: habits_of(0, m->cfg.kind == SIM_NVME ? CLASS_NVME : 0, lazy).sync,
+				: habits_of(0, 0, m->cfg.kind == SIM_NVME ? CLASS_NVME : 0, lazy)
+					  .sync,
 		.relaxed = m->cfg.relaxed,
 	};
 	int ret;

@@ -35,7 +35,7 @@ struct member {
 	char bdf[BDF_LEN];
 	struct vfio_config cfg;
 	unsigned group; /* index in vfio_set.groups */
-	uint16_t vendor;
+	uint16_t vendor, device;
 	uint32_t class;
 	unsigned poll_us;
 	struct pci_dev *dev;
@@ -210,6 +210,7 @@ int vfio_set_open(struct vfio_set *set, const struct vfio_config *cfg)
 		return ret;
 	}
 	m->vendor = get_le16(ids + PCI_VENDOR_ID);
+	m->device = get_le16(ids + PCI_DEVICE_ID);
 	m->class = get_le32(ids + PCI_CLASS_REVISION) >> 8;
 	set->nr_members++;
 	return 0;
@@ -239,7 +240,8 @@ int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m, bool lazy)
 	for (unsigned i = 0; i < set->nr_members; i++) {
 		struct member *member = &set->members[i];
 		struct vfio_container *container = set->groups[member->group].container;
-		struct habits habits = habits_of(member->vendor, member->class, lazy);
+		struct habits habits =
+			habits_of(member->vendor, member->device, member->class, lazy);
 		struct stream stream = {.inst = vfio_container_instance(container)};
 		struct endpoint_cfg cfg = {
 			.id = vfio_set_rid(set, i),
@@ -247,6 +249,7 @@ int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m, bool lazy)
 			.streams = &stream,
 			.nr_streams = 1,
 			.sync = member->cfg.sync_set ? member->cfg.sync : habits.sync,
+			.may_turn_full = !member->cfg.sync_set && habits.may_turn_full,
 			.relaxed = member->cfg.relaxed,
 		};
 		int ret = mediator_add_endpoint(m, &cfg, &member->ep);

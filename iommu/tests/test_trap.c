@@ -88,17 +88,23 @@ static struct world *a_world(uint64_t granule, uint64_t park)
 	return w;
 }
 
-static void add(struct world *w, struct instance *inst, enum sync_mode sync)
+static void add_one(struct world *w, struct instance *inst, enum sync_mode sync, bool may_turn)
 {
 	const struct stream one = {inst, 0};
 	const struct endpoint_cfg cfg = {.id = w->nr_eps + 1,
 					 .name = "test",
 					 .streams = &one,
 					 .nr_streams = 1,
-					 .sync = sync};
+					 .sync = sync,
+					 .may_turn_full = may_turn};
 
 	assert_int_equal(mediator_add_endpoint(w->m, &cfg, &w->ep[w->nr_eps]), 0);
 	w->told[w->nr_eps++].w = w;
+}
+
+static void add(struct world *w, struct instance *inst, enum sync_mode sync)
+{
+	add_one(w, inst, sync, false);
 }
 
 static void listen(struct world *w)
@@ -516,6 +522,55 @@ static void needs_are_told_whatever_is_asked_for(void **state)
 	end(w);
 }
 
+static void device_writes(struct world *w, unsigned slot, uint8_t byte)
+{
+	*fake_translate(&w->fake[0], IOVA + slot * G, PROT_DEV_WRITE) = byte;
+}
+
+/* Payload that has been bounced for long is synced from the next sync point on, whoever's it is;
+ * and no more once the endpoint has left. */
+static void endpoint_turns_full_for_good_and_its_neighbours_are_told(void **state)
+{
+	struct world *w = a_world(G, 0);
+
+	(void)state;
+	add_one(w, &w->fake[0].inst, SYNC_RINGS, true);
+	add(w, &w->fake[1].inst, SYNC_RINGS);
+	listen(w);
+	attach(w, 0);
+	attach(w, 1);
+	assert_int_equal(map(w, 1, 6, 1, WO), 0);
+	/* who may turn full is watched, where its payload is bounced or may be */
+	assert_false(calms_down(w, 0));
+	assert_true(calms_down(w, 1));
+	device_writes(w, 1, 0xd1);
+	endpoint_sync_for_cpu(w->ep[0]);
+	assert_int_not_equal(w->ram[6 * G], 0xd1);
+	/* its rings are none that are seen before a sync point */
+	assert_int_equal(map(w, 4, 4, 4, RW), 0);
+	assert_int_equal(stats_of(w).direct_live, 0);
+	unmap(w, 4, 4);
+	assert_true(calms_down(w, 1));
+
+	endpoint_turn_full(w->ep[1]); /* not one that may */
+	assert_int_not_equal(w->told[1].state, TRAP_ON);
+	endpoint_turn_full(w->ep[0]);
+	assert_int_equal(w->told[1].state, TRAP_ON);
+	endpoint_turn_full(w->ep[0]);
+	endpoint_sync_for_cpu(w->ep[1]);
+	assert_int_equal(w->ram[6 * G], 0xd1);
+	w->ram[6 * G + 1] = 0xc1;
+	endpoint_sync_for_device(w->ep[1]);
+	assert_int_equal(fake_translate(&w->fake[0], IOVA + G, 0)[1], 0xc1);
+
+	assert_int_equal(mediator_detach(w->m, 1, 1), 0);
+	assert_true(calms_down(w, 1));
+	attach(w, 0);
+	assert_int_equal(w->told[1].state, TRAP_ON);
+	assert_false(calms_down(w, 1));
+	end(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -527,6 +582,7 @@ int main(void)
 		cmocka_unit_test(payload_needs_none_where_rings_are_synced_only),
 		cmocka_unit_test(one_that_needs_none_is_told_how_long),
 		cmocka_unit_test(a_moment_without_bounce_frames_is_not_enough),
+		cmocka_unit_test(endpoint_turns_full_for_good_and_its_neighbours_are_told),
 		cmocka_unit_test(who_has_left_is_not_told),
 		cmocka_unit_test(needs_are_told_whatever_is_asked_for),
 	};

@@ -2,6 +2,7 @@
 #include "iommu/tests/check.h"
 
 #include "iommu/base.h"
+#include "vmm/e1000e_guard.h"
 #include "vmm/habits.h"
 
 static void a_lazy_guest_has_everything_synced(void **state)
@@ -10,8 +11,8 @@ static void a_lazy_guest_has_everything_synced(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(classes); i++) {
-		assert_int_equal(habits_of(0x8086, classes[i], true).sync, SYNC_FULL);
-		assert_int_equal(habits_of(0x8086, classes[i], false).sync,
+		assert_int_equal(habits_of(0x8086, 0x100e, classes[i], true).sync, SYNC_FULL);
+		assert_int_equal(habits_of(0x8086, 0x100e, classes[i], false).sync,
 				 i < 3 ? SYNC_RINGS : SYNC_FULL);
 	}
 }
@@ -19,15 +20,46 @@ static void a_lazy_guest_has_everything_synced(void **state)
 static void virtio_is_polled_and_nothing_else(void **state)
 {
 	(void)state;
-	assert_in_range(habits_of(0x1af4, 0x020000, false).poll_us, 10, 1000);
-	assert_int_equal(habits_of(0x8086, 0x020000, false).poll_us, 0);
-	assert_int_equal(habits_of(0x8086, 0x010802, true).poll_us, 0);
+	assert_in_range(habits_of(0x1af4, 0x1041, 0x020000, false).poll_us, 10, 1000);
+	assert_int_equal(habits_of(0x8086, 0x100e, 0x020000, false).poll_us, 0);
+	assert_int_equal(habits_of(0x8086, 0x100e, 0x010802, true).poll_us, 0);
+}
+
+static void e1000e_turns_full_with_long_packets(void **state)
+{
+	static const struct {
+		uint64_t off;
+		uint32_t val;
+		unsigned len;
+		bool tells;
+	} writes[] = {
+		{0x100, 0x04048002, 4, false}, /* as Linux sets it for an MTU of 1500 */
+		{0x100, 0x04048022, 4, true},  /* for jumbo packets */
+		{0x100, 0x04048422, 4, true},  /* and packet split */
+		{0x100, 0x04048402, 4, true},  {0x104, 0x20, 4, false}, {0xd0, 0x20, 4, false},
+	};
+	struct habits habits = habits_of(0x8086, 0x10d3, 0x020000, false);
+
+	(void)state;
+	assert_int_equal(habits.sync, SYNC_RINGS);
+	assert_true(habits.may_turn_full);
+	assert_int_equal(habits_of(0x8086, 0x10d3, 0x020000, true).sync, SYNC_FULL);
+	assert_false(habits_of(0x8086, 0x100e, 0x020000, false).may_turn_full);
+	assert_false(is_e1000e(0x10d3, 0x8086));
+	for (size_t i = 0; i < ARRAY_SIZE(writes); i++) {
+		uint8_t data[4];
+
+		put_le32(data, writes[i].val);
+		assert_int_equal(e1000e_guard_write(writes[i].off, data, writes[i].len),
+				 writes[i].tells);
+	}
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_lazy_guest_has_everything_synced),
+		cmocka_unit_test(e1000e_turns_full_with_long_packets),
 		cmocka_unit_test(virtio_is_polled_and_nothing_else),
 	};
 
