@@ -48,7 +48,8 @@ enum event {
 	RESET,
 	IRQS_ON,
 	IRQS_OFF,
-	UNMASK
+	UNMASK,
+	TURN_FULL
 };
 
 static struct {
@@ -125,6 +126,12 @@ void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_st
 	assert_true(needs_sync);
 	trap_fn = trap;
 	trap_ctx = ctx;
+}
+
+void endpoint_turn_full(struct endpoint *ep)
+{
+	assert_ptr_equal(ep, EP);
+	note(TURN_FULL);
 }
 
 void endpoint_sync_for_device(struct endpoint *ep)
@@ -1084,6 +1091,21 @@ static int a_plain_function(void **state)
 	return ret || create(EP, true);
 }
 
+static void long_packets_of_an_e1000e_need_every_slot_synced(void **state)
+{
+	(void)state;
+	put_le32(d.config, 0x10d38086);
+	assert_int_equal(create(EP, true), 0);
+	enable();
+	nr_log = 0;
+	wr(bar0() + 0x100, 4, 0x04048002);
+	ASSERT_LOG(SYNC_DEV);
+	wr(bar0() + 0x100, 4, 0x04048022);
+	ASSERT_LOG(TURN_FULL, SYNC_DEV);
+	wr(bar5() + 0x100, 4, 0x04048022);
+	ASSERT_LOG(SYNC_DEV, REG_WRITE);
+}
+
 static void program_vector(unsigned vec, uint64_t addr, uint32_t data, bool masked)
 {
 	uint64_t entry = bar5() + 0x1000 + 16 * vec;
@@ -1567,6 +1589,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TRAPPED(the_header_is_the_devices_without_its_addresses),
 		TRAPPED(the_capability_list_holds_what_is_safe),
+		ALONE(long_packets_of_an_e1000e_need_every_slot_synced),
 		TRAPPED(power_states_are_pretended),
 		TRAPPED(pci_express_is_an_integrated_endpoint_without_link),
 		TRAPPED(registers_of_no_capability_are_the_devices),
