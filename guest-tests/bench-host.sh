@@ -2,11 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # bench-host - the lab host's part of `make bench-lab`: rounds of every configuration in turn.
-# usage: bench-host.sh ROUNDS PARAMS CONFIG...; prints `@ CONFIG ROUND`, then lines `NAME VALUE`.
+# usage: bench-host.sh ROUNDS PARAMS CONFIG...; prints `@ CONFIG ROUND JOB`, then lines `NAME VALUE`.
 rounds=$1 params=$2
 shift 2
-# shellcheck disable=SC2086 # two addresses
-set -- "$@" -- $LAB_DEVICES
 ram=512
 
 for nic in /sys/class/net/eth*; do
@@ -20,18 +18,18 @@ for file in /usr/bin/qemu-system-aarch64 $(ldd /usr/bin/qemu-system-aarch64 2>/d
 done
 cat ./*-Image ./*-initrd /usr/local/bin/granule >/dev/null
 
-# one CONFIG DEVICE...
+# one CONFIG JOB DEVICE
 one() {
-	config=$1 disk=$2 nic=$3
+	config=$1 device=$3
 	case $config in
 	*-16k*) kernel=16k ;;
 	*) kernel=4k ;;
 	esac
-	append="quiet panic=-1 $params"
+	append="quiet panic=-1 t.job=$2 $params"
 	case $config in
 	granule-*)
 		./bench watch $ram granule run -c 1 -m $ram -k $kernel-Image -i $kernel-initrd \
-			-p "console=ttyS0 $append" --vfio "$disk" --vfio "$nic" --stats stats.json
+			-p "console=ttyS0 $append" --vfio "$device" --stats stats.json
 		;;
 	qemu-*)
 		viommu=
@@ -42,7 +40,7 @@ one() {
 		./bench watch $ram qemu-system-aarch64 -M virt,gic-version=3 -accel kvm -cpu host -smp 1 \
 			-m ${ram}M -nodefaults -display none -serial stdio -no-reboot \
 			-kernel $kernel-Image -initrd $kernel-initrd -append "console=ttyAMA0 $append" \
-			$viommu -device vfio-pci,host="$disk" -device vfio-pci,host="$nic" </dev/null
+			$viommu -device vfio-pci,host="$device" </dev/null
 		;;
 	esac 2>log
 	status=$?
@@ -52,16 +50,20 @@ one() {
 		sed 's/^/# /' log
 	fi
 	case $config in
-	granule-*) sed -n 's/^ *"\([a-z_]*\)": \([0-9.]*\),*$/stat_\1 \2/p' stats.json ;;
+	granule-*) sed -n 's/^ *"\([a-z_]*\)": \([0-9.]*\),*$/'"$2"'_\1 \2/p' stats.json ;;
 	esac
 }
 
+# Each device in a machine of its own: what one needs must not slow the other.
 round=1
 while [ $round -le "$rounds" ]; do
-	for config; do
-		[ "$config" != -- ] || break
-		echo "@ $config $round"
-		eval "one \"\$config\" \"\${$(($# - 1))}\" \"\${$#}\""
+	for job in disk net; do
+		device=${LAB_DEVICES% *}
+		[ $job = disk ] || device=${LAB_DEVICES#* }
+		for config; do
+			echo "@ $config $round $job"
+			one "$config" $job "$device"
+		done
 	done
 	round=$((round + 1))
 done

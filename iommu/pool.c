@@ -69,6 +69,8 @@ int pool_create(size_t page_size, uint64_t limit, struct pool **out)
 		goto err_warm;
 	/* A fork would make pinned pages copy-on-write and part us from the device. */
 	(void)madvise(pool->map, pool->map_len, MADV_DONTFORK);
+	/* One touch would cost a huge page: 32 MiB where pages have 16 KiB. */
+	(void)madvise(pool->map, pool->map_len, MADV_NOHUGEPAGE);
 	pool->pages = (uint8_t *)ALIGN_UP((uintptr_t)pool->map, page_size);
 	*out = pool;
 	return 0;

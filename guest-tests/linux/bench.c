@@ -9,10 +9,10 @@
  *
  * io and tcp print how many nanoseconds all of it took, by CLOCK_MONOTONIC. What is read is not
  * looked at: blkcheck does that. watch prints, when its command's standard output has a line
- * `bench: EVENT`, `EVENT NS` (since the command was started); for EVENT `memory...` instead `EVENT
- * KIB KIB`: resident memory of the command, and its proportional share of it, less the guest's RAM.
- * All other lines are handed on to standard error. Exit status: 0; 1 after a line that says why;
- * watch: the command's.
+ * `bench: EVENT`, `EVENT NS` (since the command was started); for an EVENT with `memory` in it
+ * `EVENT KIB KIB`: resident memory of the command, and its proportional share of it, less the
+ * guest's RAM. All other lines are handed on to standard error. Exit status: 0; 1 after a line that
+ * says why; watch: the command's.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -294,7 +294,7 @@ static int bench_watch(char **argv)
 		line[strcspn(line, "\r\n")] = '\0';
 		if (strncmp(line, prefix, strlen(prefix)) != 0) {
 			fprintf(stderr, "%s\n", line);
-		} else if (!strncmp(line + strlen(prefix), "memory", strlen("memory"))) {
+		} else if (strstr(line, "memory")) {
 			tell_memory(line + strlen(prefix), pid, ram);
 		} else {
 			printf("%s %" PRIu64 "\n", line + strlen(prefix), now_ns() - start);
