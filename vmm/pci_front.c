@@ -17,10 +17,12 @@
 #include "vmm/msg.h"
 #include "vmm/msix.h"
 #include "vmm/nvme_guard.h"
+#include "vmm/virtio_guard.h"
 
 #define CONFIG_LEN    256u
 #define MAX_CAPS      48 /* as many as fit behind the header, 4 bytes each */
 #define CLASS_NVME    0x010802
+#define VENDOR_VIRTIO 0x1af4
 #define MAX_MSI	      32
 #define MAX_MSIX      2048
 #define MIN_MEM_BAR   16u
@@ -79,11 +81,13 @@ struct pci_front {
 	bool sync;	     /* register accesses are sync points, unless they go past us */
 	/* A leaf, also below the mediator's. */
 	pthread_mutex_t direct_lock;
-	atomic_bool direct;	   /* changes under it */
-	bool is_e1000e;		   /* behind sync, see e1000e_guard */
-	bool is_nvme;		   /* and behind sync: shadow doorbells must not be used */
-	pthread_mutex_t nvme_lock; /* a leaf */
+	atomic_bool direct;	    /* changes under it */
+	bool is_e1000e;		    /* behind sync, see e1000e_guard */
+	bool is_nvme;		    /* and behind sync: shadow doorbells must not be used */
+	bool is_virtio;		    /* and behind sync: its rings need care */
+	pthread_mutex_t guard_lock; /* the mediator's is taken inside */
 	struct nvme_guard nvme;
+	struct virtio_guard virtio;
 	bool on_bridge;
 
 	/* Config space, under the host bridge's lock. A byte is either the device's (forward) or
@@ -491,9 +495,49 @@ static bool msix_access(struct bar *bar, uint64_t off, void *data, unsigned len,
 
 static void guard_nvme(struct pci_front *front, uint64_t off, const void *data, unsigned len)
 {
-	pthread_mutex_lock(&front->nvme_lock);
+	pthread_mutex_lock(&front->guard_lock);
 	nvme_guard_write(&front->nvme, front->ep, front->machine->gmem, off, data, len);
-	pthread_mutex_unlock(&front->nvme_lock);
+	pthread_mutex_unlock(&front->guard_lock);
+}
+
+/* read_common - of a virtio function's common configuration structure */
+static uint32_t read_common(void *ctx, unsigned off, unsigned len)
+{
+	struct pci_front *front = ctx;
+	struct bar *bar = &front->bars[front->virtio.bar];
+	uint64_t at = front->virtio.off + off;
+	uint8_t bytes[4] = {0xff, 0xff, 0xff, 0xff};
+
+	if (at % len == 0 && at + len <= front->dev->bars[bar->index].size)
+		device_access(bar, at, bytes, len, false);
+	return get_le32(bytes);
+}
+
+static void guard_virtio(struct bar *bar, uint64_t off, const void *data, unsigned len)
+{
+	struct pci_front *front = bar->front;
+	bool ok;
+
+	pthread_mutex_lock(&front->guard_lock);
+	ok = virtio_guard_write(&front->virtio, front->ep, bar->index, off, data, len, read_common,
+				front);
+	if (!ok && !front->warned) {
+		front->warned = true;
+		msg_warn(
+			"%s: the guest has more virtqueues, or places them otherwise, than granule "
+			"looks after: one may stall",
+			front->dev->name);
+	}
+	pthread_mutex_unlock(&front->guard_lock);
+}
+
+static void answer_virtio(struct bar *bar, uint64_t off, void *data, unsigned len)
+{
+	struct pci_front *front = bar->front;
+
+	pthread_mutex_lock(&front->guard_lock);
+	virtio_guard_answer(&front->virtio, bar->index, off, data, len);
+	pthread_mutex_unlock(&front->guard_lock);
 }
 
 static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool write)
@@ -515,11 +559,15 @@ static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool w
 			guard_nvme(bar->front, off, data, len);
 		if (bar->front->is_e1000e && bar->index == 0 && e1000e_guard_write(off, data, len))
 			endpoint_turn_full(bar->front->ep);
+		if (bar->front->is_virtio)
+			guard_virtio(bar, off, data, len);
 		sync_for_device(bar->front);
 		device_access(bar, off, data, len, true);
 	} else {
 		/* A read pushes the device's posted writes ahead of it. */
 		device_access(bar, off, data, len, false);
+		if (bar->front->is_virtio)
+			answer_virtio(bar, off, data, len);
 		sync_for_cpu(bar->front);
 	}
 }
@@ -941,6 +989,8 @@ static bool init_cap(struct pci_front *front, const struct capability *c, const 
 		return true;
 	case PCI_CAP_ID_VNDR:
 		memcpy(front->shadow + c->pos, cap, len);
+		if (get_le16(config + PCI_VENDOR_ID) == VENDOR_VIRTIO)
+			virtio_guard_cap(&front->virtio, cap, len);
 		return true;
 	default:
 		return false;
@@ -1020,6 +1070,8 @@ static int init_config(struct pci_front *front, char *error, size_t error_len)
 						    get_le16(front->shadow + PCI_DEVICE_ID));
 	front->is_nvme = front->sync && front->machine->gmem &&
 			 get_le32(front->shadow + PCI_CLASS_REVISION) >> 8 == CLASS_NVME;
+	front->is_virtio = front->sync && front->virtio.found && front->virtio.bar < PCI_DEV_BARS &&
+			   front->bars[front->virtio.bar].size;
 	if (front->has_io)
 		front->writable[PCI_COMMAND] |= PCI_COMMAND_IO;
 	memcpy(front->after_reset, front->shadow, CONFIG_LEN);
@@ -1068,9 +1120,11 @@ static void function_reset(struct pci_front *front)
 		msix_reset(&front->msix);
 	front->msi.pending = 0;
 	pthread_mutex_unlock(&front->cfg.lines->lock);
-	pthread_mutex_lock(&front->nvme_lock);
+	pthread_mutex_lock(&front->guard_lock);
 	front->nvme = (struct nvme_guard){0};
-	pthread_mutex_unlock(&front->nvme_lock);
+	if (front->is_virtio)
+		virtio_guard_reset(&front->virtio, front->ep);
+	pthread_mutex_unlock(&front->guard_lock);
 	update_bars(front);
 	write_command(front);
 	set_wanted_mode(front);
@@ -1277,7 +1331,7 @@ int pci_front_create(const struct pci_front_cfg *cfg, struct pci_front **out, ch
 	front->sync = cfg->ep && endpoint_needs_sync(cfg->ep);
 	front->direct = !front->sync;
 	pthread_mutex_init(&front->direct_lock, NULL);
-	pthread_mutex_init(&front->nvme_lock, NULL);
+	pthread_mutex_init(&front->guard_lock, NULL);
 	front->intx.fd = front->intx.route = -1;
 	front->pci.name = cfg->dev->name;
 	front->pci.devfn = cfg->devfn;
@@ -1297,7 +1351,9 @@ int pci_front_create(const struct pci_front_cfg *cfg, struct pci_front **out, ch
 		goto err;
 	}
 	front->on_bridge = true;
-	if (front->sync)
+	/* Of a virtio function the guard has to see what comes before anything is bounced: its
+	 * features, and where its rings are. */
+	if (front->sync && !front->is_virtio)
 		endpoint_set_trap(front->ep, on_trap, front);
 	set_wanted_mode(front);
 	*out = front;
@@ -1339,6 +1395,6 @@ void pci_front_destroy(struct pci_front *front)
 	free(front->vectors);
 	msix_destroy(&front->msix);
 	pthread_mutex_destroy(&front->direct_lock);
-	pthread_mutex_destroy(&front->nvme_lock);
+	pthread_mutex_destroy(&front->guard_lock);
 	free(front);
 }

@@ -84,6 +84,15 @@ void endpoint_sync_for_cpu(struct endpoint *ep)
 	b.to_cpu++;
 }
 
+int endpoint_set_ring(struct endpoint *ep, unsigned ring, const struct ring_place *place)
+{
+	demand(ep == EP && b.sync);
+	/* Of a virtio function only; of one that was given up, only one that was there. */
+	demand(get_le16(b.config + PCI_VENDOR_ID) == 0x1af4 &&
+	       (place || ring < MEDIATOR_MAX_RINGS));
+	return ring < MEDIATOR_MAX_RINGS ? 0 : -ENOSPC;
+}
+
 int endpoint_translate(struct endpoint *ep, uint64_t iova, unsigned access, uint64_t *gpa)
 {
 	demand(ep == EP && (access == MAP_READ || access == MAP_WRITE));
@@ -535,6 +544,12 @@ static void power_on(struct input *in)
 	put_le16(c + PCI_STATUS, PCI_STATUS_CAP_LIST);
 	put_le32(c + PCI_CLASS_REVISION, how & 0x10 ? 0x01080200 : 0x02000000);
 	c[PCI_INTERRUPT_PIN] = 1;
+	if (how & 0x20) { /* a virtio function, its structure in BAR 0 */
+		put_le16(c + PCI_VENDOR_ID, 0x1af4);
+		c[0x40] = PCI_CAP_ID_VNDR;
+		c[0x42] = 0x10;
+		c[0x43] = 1;
+	}
 	c[PCI_CAPABILITY_LIST] = 0x40;
 	/* any bytes anywhere, most of them in capabilities */
 	for (unsigned i = 0; i < n % 40; i++) {

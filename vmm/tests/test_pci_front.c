@@ -146,6 +146,18 @@ void endpoint_sync_for_cpu(struct endpoint *ep)
 	note(SYNC_CPU);
 }
 
+static struct ring_place ring_place;
+static int ring_live = -1; /* the last one told of; -1: none */
+
+int endpoint_set_ring(struct endpoint *ep, unsigned ring, const struct ring_place *place)
+{
+	assert_ptr_equal(ep, EP);
+	ring_live = place ? (int)ring : -1;
+	if (place)
+		ring_place = *place;
+	return 0;
+}
+
 int endpoint_translate(struct endpoint *ep, uint64_t iova, unsigned access, uint64_t *gpa)
 {
 	(void)ep;
@@ -885,6 +897,78 @@ static void port_accesses_are_of_1_2_or_4_bytes_and_sync_points(void **state)
 		assert_int_equal(d.bar4[i], 0x11);
 }
 
+/* virtio_function - one whose common configuration structure is in BAR 5 at 0x100 */
+static void virtio_function(void)
+{
+	uint8_t *cap = d.config + CAP_VNDR;
+
+	put_le16(d.config, 0x1af4);
+	memset(cap + 3, 0, 13);
+	cap[3] = 1; /* VIRTIO_PCI_CAP_COMMON_CFG */
+	cap[4] = 5;
+	put_le32(cap + 8, 0x100);
+	put_le32(d.bar5 + 0x104, UINT32_MAX); /* features */
+	put_le32(d.bar5 + 0x128, 0x7000);     /* available ring */
+	put_le32(d.bar5 + 0x130, 0x8000);     /* used ring */
+	put_le16(d.bar5 + 0x116, 2);	      /* queue select */
+	ring_live = -1;
+}
+
+static void the_rings_of_a_virtio_function_are_looked_after(void **state)
+{
+	(void)state;
+	virtio_function();
+	assert_int_equal(create(EP, true), 0);
+	enable();
+	assert_int_equal(rd(bar5() + 0x104, 4), 0xdfffffff); /* no RING_EVENT_IDX */
+	nr_log = 0;
+	wr(bar5() + 0x11c, 2, 1);
+	assert_int_equal(ring_live, 2);
+	assert_int_equal(ring_place.cpu_head, 0x7000);
+	assert_int_equal(ring_place.device_head, 0x8000);
+	/* before the device starts on it */
+	assert_true(nr_log >= 2);
+	assert_int_equal(events[nr_log - 2], SYNC_DEV);
+	assert_int_equal(events[nr_log - 1], REG_WRITE);
+	cwr(CAP_EXP + PCI_EXP_DEVCTL, 2, PCI_EXP_DEVCTL_BCR_FLR);
+	assert_int_equal(ring_live, -1);
+}
+
+static void a_virtio_function_that_needs_no_sync_is_left_alone(void **state)
+{
+	(void)state;
+	virtio_function();
+	assert_int_equal(create(NULL, false), 0);
+	enable();
+	assert_int_equal(rd(bar5() + 0x104, 4), UINT32_MAX);
+	wr(bar5() + 0x11c, 2, 1);
+	assert_int_equal(ring_live, -1);
+}
+
+static void a_virtio_structure_that_is_nowhere_is_survived(void **state)
+{
+	static const struct {
+		uint8_t bar;
+		uint32_t off;
+	} places[] = {{6, 0}, {255, 0}, {1, 0}, {3, 0x100}, {5, 0xfff8}, {5, UINT32_MAX}, {5, 3}};
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
+		virtio_function();
+		d.config[CAP_VNDR + 4] = places[i].bar;
+		put_le32(d.config + CAP_VNDR + 8, places[i].off);
+		assert_int_equal(create(EP, true), 0);
+		enable();
+		for (unsigned off = 0; off < 0x40; off += 2) {
+			wr(bar5() + ((places[i].off + off) & 0xfffe), 2, 1);
+			(void)rd(bar5() + ((places[i].off + off) & 0xfffe), 2);
+		}
+		pci_front_quiesce(func);
+		pci_front_destroy(func);
+		func = NULL;
+	}
+}
+
 /* function_of_ports - all the device has is BAR 4 */
 static void function_of_ports(void)
 {
@@ -1604,6 +1688,9 @@ int main(void)
 		TRAPPED(two_bars_in_one_place_do_no_harm),
 		TRAPPED(ports_are_reached_while_io_is_enabled_and_where_the_bar_is),
 		TRAPPED(port_accesses_are_of_1_2_or_4_bytes_and_sync_points),
+		ALONE(the_rings_of_a_virtio_function_are_looked_after),
+		ALONE(a_virtio_function_that_needs_no_sync_is_left_alone),
+		ALONE(a_virtio_structure_that_is_nowhere_is_survived),
 		ALONE(a_function_with_ports_only_works_and_nothing_of_it_is_mapped),
 		ALONE(impossible_numbers_of_ports_are_hidden),
 		ALONE(ports_that_are_used_up_are_an_error),
