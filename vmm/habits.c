@@ -9,9 +9,32 @@
 #define CLASS_AHCI 0x010601
 #define CLASS_XHCI 0x0c0330
 
-/* A virtio device that works through its ring asks for no kicks meanwhile (used ring flags, event
- * index): it finds what is added by looking at memory. */
-#define VIRTIO_POLL_US 200u
+#define CLASS_UHCI 0x0c0300
+#define CLASS_OHCI 0x0c0310
+#define CLASS_EHCI 0x0c0320
+#define CLASS_HDA  0x040300
+
+/* Kicks and interrupts of virtio devices need none (vmm/virtio_guard.h), but Linux waits for
+ * answers in some control queues by looking at memory: virtnet_send_command(),
+ * __send_control_msg(). */
+#define VIRTIO_POLL_US 2000u
+
+/* Schedules and buffers that a controller walks again and again, to which a driver adds by writing
+ * memory alone: Linux qh_append_tds() and its like; an open PCM stream. A USB frame is 1 ms. */
+#define WALKER_POLL_US 250u
+
+static unsigned poll_us(uint16_t vendor, uint32_t class)
+{
+	switch (class) {
+	case CLASS_UHCI:
+	case CLASS_OHCI:
+	case CLASS_EHCI:
+	case CLASS_HDA:
+		return WALKER_POLL_US;
+	default:
+		return vendor == VENDOR_VIRTIO ? VIRTIO_POLL_US : 0;
+	}
+}
 
 /* Classes whose Linux drivers look at a buffer only after they unmapped it: design.md, "Bounce
  * coherence". */
@@ -27,6 +50,6 @@ struct habits habits_of(uint16_t vendor, uint16_t device, uint32_t class, bool l
 	return (struct habits){
 		.sync = (unmaps_before_it_looks(class) || e1000e) && !lazy ? SYNC_RINGS : SYNC_FULL,
 		.may_turn_full = e1000e,
-		.poll_us = vendor == VENDOR_VIRTIO ? VIRTIO_POLL_US : 0,
+		.poll_us = poll_us(vendor, class),
 	};
 }

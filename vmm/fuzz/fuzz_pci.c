@@ -72,6 +72,14 @@ bool endpoint_needs_sync(const struct endpoint *ep)
 	return b.sync;
 }
 
+/* It is told nothing: an endpoint starts trapped. */
+void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_state state),
+		       void *ctx)
+{
+	(void)trap, (void)ctx;
+	demand(ep == EP && b.sync);
+}
+
 void endpoint_sync_for_device(struct endpoint *ep)
 {
 	demand(ep == EP && b.sync);
