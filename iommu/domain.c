@@ -38,7 +38,7 @@ struct shape {
 static bool is_ring(const struct domain *dom, const struct mapping *map)
 {
 	return (map->flags & MAP_READ) && (map->flags & MAP_WRITE) &&
-	       map->last - map->start < dom->env->ring_limit;
+	       map->last - map->start < dom->ring_limit;
 }
 
 /* Written where it is wanted: a copy of it costs more than all the rest. */
@@ -589,7 +589,7 @@ static void move_to_direct_if_possible(struct domain *dom, struct frame *frame)
 	    frame->run != 1 || frame->moving || !find_window(dom, frame, &win))
 		return;
 	/* Some of it may be a ring: slots do not say how large their mapping is. */
-	if (dom->env->ring_limit && win.prot == PROT_DEV_BOTH)
+	if (dom->ring_limit && win.prot == PROT_DEV_BOTH)
 		return;
 	/* Its way back is paid for before it leaves. */
 	if (pool_reserve(dom->env->pool))

@@ -36,7 +36,6 @@ struct domain_env {
 	uint64_t (*now_ns)(void);
 	uint64_t salt;		/* of frame tables */
 	bool promote;		/* bounce frames that could be direct become it */
-	uint64_t ring_limit;	/* read-write mappings of up to so many bytes are always bounced */
 	struct domain *domains; /* all with a number */
 	struct shadow *lost;	/* that devices may still walk: kept to the end */
 	/* The domain will need sync points, see domain_needs_sync(): called before a frame gives it
@@ -60,6 +59,7 @@ struct domain {
 	bool moving; /* and that a frame has changed its class, see finish_move() */
 	unsigned nr_endpoints;
 	unsigned nr_full;    /* of them SYNC_FULL */
+	uint64_t ring_limit; /* read-write mappings of up to so many bytes are always bounced */
 	bool trapped;	     /* all of them that sync are trapped */
 	struct domain *next; /* env->domains */
 };

@@ -28,6 +28,7 @@ struct endpoint {
 	struct endpoint_cfg cfg;
 	struct stream_state *streams[MEDIATOR_MAX_STREAMS];
 	struct domain *domain; /* NULL: unattached */
+	bool rings_in_order;   /* one of its kin is SYNC_FULL or may become so */
 	bool full;	       /* it is SYNC_FULL, or has become so */
 	bool told;	       /* the operator knows that an IOMMU of it is cut off */
 	void (*trap)(void *ctx, enum trap_state state); /* NULL: always trapped */
@@ -453,8 +454,9 @@ static int seal(struct mediator *m)
 	}
 	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
 		find_resv(m, ep);
-		if ((ep->cfg.sync == SYNC_FULL || ep->cfg.may_turn_full) && can_bounce(m))
-			m->env.ring_limit = m->cfg.ring_limit;
+		for (struct endpoint *kin = m->endpoints; kin && can_bounce(m); kin = kin->next)
+			ep->rings_in_order |= kin->cfg.kin == ep->cfg.kin &&
+					      (kin->full || kin->cfg.may_turn_full);
 	}
 	m->env.park_limit = m->cfg.park_limit / (2 * page);
 	m->env.granule_lg2 = (unsigned)__builtin_ctzll(m->env.granule);
@@ -534,6 +536,10 @@ static int check_join(const struct endpoint *ep, const struct domain *dom)
 		if (maptree_first(dom->maps, ep->resv[i].start, ep->resv[i].last, &map))
 			return -EINVAL;
 	}
+	/* A ring that is direct already stays so. */
+	if (ep->rings_in_order && !dom->ring_limit && ep->m->cfg.ring_limit && !dom->bypass &&
+	    maptree_first(dom->maps, 0, UINT64_MAX, &map))
+		return -EINVAL;
 	/* What is exposed already was so for endpoints that agreed to it. */
 	if (!ep->cfg.relaxed && dom->relaxed) {
 		for (const struct frame *frame = frame_walk(&dom->frames, NULL); frame;
@@ -678,6 +684,8 @@ static int attach(struct mediator *m, struct endpoint *ep, uint32_t id, bool byp
 	ret = check_join(ep, dom);
 	if (!ret && is_held_elsewhere(m, ep, dom))
 		ret = -EOPNOTSUPP;
+	if (!ret && ep->rings_in_order)
+		dom->ring_limit = m->cfg.ring_limit;
 	/* What is bounced there already is so for all who come; and with a SYNC_FULL one the
 	 * others' sync points change. */
 	if (!ret && !dom->bypass && can_bounce(m)) {

@@ -99,8 +99,9 @@ struct mediator_cfg {
 	/*
 	 * For endpoints with SYNC_FULL: read-write mappings of up to so many bytes are bounced even
 	 * where they could be direct, so that no ring entry is seen before the bounced payload it
-	 * announces. Counts if any endpoint is SYNC_FULL and frames have more than one slot. 0:
-	 * none, and only who waits for a sync point before every look at a ring is served.
+	 * announces. Counts in domains of endpoints with a SYNC_FULL one among their kin, if
+	 * frames have more than one slot. 0: none, and only who waits for a sync point before every
+	 * look at a ring is served.
 	 */
 	uint64_t ring_limit;
 	uint64_t salt; /* a number that the guest does not know, or it can choose IOVAs whose frames
@@ -119,6 +120,10 @@ struct stream {
 
 struct endpoint_cfg {
 	uint32_t id;
+	/* Endpoints with one number may come into one domain at any time, as the functions of one
+	 * guest device do, which its kernel groups. Others may not join every domain, see
+	 * mediator_attach(). */
+	uint32_t kin;
 	const char *name; /* for messages; outlives the endpoint */
 	const struct stream
 		*streams;    /* every one it masters through; copied, instances outlive it */
@@ -176,8 +181,9 @@ int mediator_resv_regions(struct mediator *m, uint32_t endpoint, struct resv_reg
  * but only once everything has been checked and the new shadow prepared. Live mappings of the
  * domain are replayed before this returns. Return: 0; -ENOENT endpoint unknown; -EINVAL the domain
  * exists and @bypass disagrees with it, or a live mapping lies in one of the endpoint's reserved
- * regions; -EOPNOTSUPP the endpoint shares a stream with an endpoint that stays in another
- * domain; -ENOMEM; -EIO.
+ * regions, or the endpoint needs rings in order (cfg.ring_limit) and the domain has mappings that
+ * were made without; -EOPNOTSUPP the endpoint shares a stream with an endpoint that stays in
+ * another domain; -ENOMEM; -EIO.
  */
 int mediator_attach(struct mediator *m, uint32_t domain, uint32_t endpoint, bool bypass);
 

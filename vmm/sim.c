@@ -111,6 +111,7 @@ static int add_endpoint(struct member *m, struct mediator *mediator, bool lazy)
 	struct stream streams[MAX_DARTS];
 	struct endpoint_cfg cfg = {
 		.id = devfn_of(m->set, m),
+		.kin = devfn_of(m->set, m) >> 3,
 		.name = m->name,
 		.streams = streams,
 		.nr_streams = m->cfg.darts,

@@ -245,6 +245,7 @@ int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m, bool lazy)
 		struct stream stream = {.inst = vfio_container_instance(container)};
 		struct endpoint_cfg cfg = {
 			.id = vfio_set_rid(set, i),
+			.kin = vfio_set_rid(set, i) >> 3,
 			.name = member->bdf,
 			.streams = &stream,
 			.nr_streams = 1,

@@ -6,6 +6,7 @@
  */
 #include "iommu/tests/check.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,7 +89,8 @@ static struct world *a_world(uint64_t granule, uint64_t park)
 	return w;
 }
 
-static void add_one(struct world *w, struct instance *inst, enum sync_mode sync, bool may_turn)
+static void add_one(struct world *w, struct instance *inst, enum sync_mode sync, bool may_turn,
+		    uint32_t kin)
 {
 	const struct stream one = {inst, 0};
 	const struct endpoint_cfg cfg = {.id = w->nr_eps + 1,
@@ -96,7 +98,8 @@ static void add_one(struct world *w, struct instance *inst, enum sync_mode sync,
 					 .streams = &one,
 					 .nr_streams = 1,
 					 .sync = sync,
-					 .may_turn_full = may_turn};
+					 .may_turn_full = may_turn,
+					 .kin = kin};
 
 	assert_int_equal(mediator_add_endpoint(w->m, &cfg, &w->ep[w->nr_eps]), 0);
 	w->told[w->nr_eps++].w = w;
@@ -104,7 +107,7 @@ static void add_one(struct world *w, struct instance *inst, enum sync_mode sync,
 
 static void add(struct world *w, struct instance *inst, enum sync_mode sync)
 {
-	add_one(w, inst, sync, false);
+	add_one(w, inst, sync, false, 0);
 }
 
 static void listen(struct world *w)
@@ -534,7 +537,7 @@ static void endpoint_turns_full_for_good_and_its_neighbours_are_told(void **stat
 	struct world *w = a_world(G, 0);
 
 	(void)state;
-	add_one(w, &w->fake[0].inst, SYNC_RINGS, true);
+	add_one(w, &w->fake[0].inst, SYNC_RINGS, true, 0);
 	add(w, &w->fake[1].inst, SYNC_RINGS);
 	listen(w);
 	attach(w, 0);
@@ -571,6 +574,35 @@ static void endpoint_turns_full_for_good_and_its_neighbours_are_told(void **stat
 	end(w);
 }
 
+/* A ring that is direct shows entries before their payload is copied: what needs it otherwise does
+ * not come where one is. */
+static void direct_rings_and_full_sync_never_share_a_domain(void **state)
+{
+	struct world *w = a_world(G, 0);
+
+	(void)state;
+	add_one(w, &w->fake[0].inst, SYNC_RINGS, false, 1);
+	add_one(w, &w->fake[1].inst, SYNC_FULL, false, 2);
+	add_one(w, &w->fake[2].inst, SYNC_RINGS, false, 2);
+	attach(w, 0);
+	assert_int_equal(map(w, 0, 0, 4, RW), 0);
+	assert_int_equal(stats_of(w).direct_live, 1);
+	assert_int_equal(mediator_attach(w->m, 1, 2, false), -EINVAL);
+	assert_int_equal(mediator_attach(w->m, 1, 3, false), -EINVAL);
+	unmap(w, 0, 4);
+
+	attach(w, 2);
+	assert_int_equal(map(w, 0, 0, 4, RW), 0);
+	assert_int_equal(stats_of(w).direct_live, 0);
+	attach(w, 1); /* its kin has seen to it */
+	assert_int_equal(mediator_detach(w->m, 1, 1), 0);
+	attach(w, 0); /* who needs nothing may come always */
+	unmap(w, 0, 4);
+	assert_int_equal(map(w, 4, 4, 4, RW), 0);
+	assert_int_equal(stats_of(w).direct_live, 0);
+	end(w);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -583,6 +615,7 @@ int main(void)
 		cmocka_unit_test(one_that_needs_none_is_told_how_long),
 		cmocka_unit_test(a_moment_without_bounce_frames_is_not_enough),
 		cmocka_unit_test(endpoint_turns_full_for_good_and_its_neighbours_are_told),
+		cmocka_unit_test(direct_rings_and_full_sync_never_share_a_domain),
 		cmocka_unit_test(who_has_left_is_not_told),
 		cmocka_unit_test(needs_are_told_whatever_is_asked_for),
 	};
