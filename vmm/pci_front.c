@@ -23,10 +23,13 @@
 #define MAX_CAPS      48 /* as many as fit behind the header, 4 bytes each */
 #define CLASS_NVME    0x010802
 #define VENDOR_VIRTIO 0x1af4
+#define CLASS_XHCI    0x0c0330
 #define MAX_MSI	      32
 #define MAX_MSIX      2048
 #define MIN_MEM_BAR   16u
 #define MIN_IO_BAR    4u
+/* The table is in pages of its own, as PCI 3.0, 6.8.2 wants it, if they are no larger. */
+#define MSIX_ALONE    0x1000ull
 /* An area loses at most two holes: table and PBA. */
 #define PAGES_PER_BAR (PCI_DEV_MAX_AREAS * 3)
 
@@ -543,17 +546,17 @@ static void answer_virtio(struct bar *bar, uint64_t off, void *data, unsigned le
 static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool write)
 {
 	struct bar *bar = ctx;
+	/* To Device memory an unaligned access is a fault: the host's, not the guest's. */
+	bool odd = (len != 1 && len != 2 && len != 4 && (len != 8 || bar->is_io)) || off % len;
 
-	/* To Device memory an unaligned access is a fault: the host's, not the guest's. And what
-	 * the guest's BAR is larger than the device's answers nothing. */
-	if ((len != 1 && len != 2 && len != 4 && (len != 8 || bar->is_io)) || off % len ||
-	    off + len > bar->front->dev->bars[bar->index].size) {
+	if (!odd && msix_access(bar, off, data, len, write))
+		return;
+	/* What the guest's BAR is larger than the device's answers nothing. */
+	if (odd || off + len > bar->front->dev->bars[bar->index].size) {
 		if (!write)
 			memset(data, 0xff, len);
 		return;
 	}
-	if (msix_access(bar, off, data, len, write))
-		return;
 	if (write) {
 		if (bar->front->is_nvme && bar->index == 0 && !bar->front->direct)
 			guard_nvme(bar->front, off, data, len);
@@ -733,11 +736,33 @@ static void hide_bar(const struct bar *bar, uint64_t size)
 		 bar->front->dev->name, bar->index, size);
 }
 
-static int init_mem_bar(struct bar *bar, uint32_t flags, char *error, size_t error_len)
+/* place_mem_bar - give a BAR its size and an address. False: no address is free. */
+static bool place_mem_bar(struct bar *bar, uint32_t flags, uint64_t size)
 {
 	struct pci_front *front = bar->front;
 	unsigned reg = PCI_BASE_ADDRESS_0 + 4 * bar->index;
-	uint64_t size = front->dev->bars[bar->index].size, addr;
+	/* Low if it is small and not prefetchable: a guest then finds it in a window of its kind.
+	 */
+	uint64_t addr = pci_alloc_mem(
+		front->cfg.host, size,
+		bar->is_64 && (flags & PCI_BASE_ADDRESS_MEM_PREFETCH || size > BIT(24)));
+
+	if (!addr)
+		return false;
+	bar->size = size;
+	put_le32(front->shadow + reg, (uint32_t)addr | (flags & ~PCI_BASE_ADDRESS_MEM_MASK));
+	put_le32(front->writable + reg, (uint32_t)(~(size - 1) & PCI_BASE_ADDRESS_MEM_MASK));
+	if (bar->is_64) {
+		put_le32(front->shadow + reg + 4, (uint32_t)(addr >> 32));
+		put_le32(front->writable + reg + 4, (uint32_t)(~(size - 1) >> 32));
+	}
+	return true;
+}
+
+static int init_mem_bar(struct bar *bar, uint32_t flags, char *error, size_t error_len)
+{
+	struct pci_front *front = bar->front;
+	uint64_t size = front->dev->bars[bar->index].size;
 
 	bar->is_64 = (flags & PCI_BASE_ADDRESS_MEM_TYPE_MASK) == PCI_BASE_ADDRESS_MEM_TYPE_64;
 	if (!IS_POW2(size) || size < MIN_MEM_BAR ||
@@ -747,25 +772,13 @@ static int init_mem_bar(struct bar *bar, uint32_t flags, char *error, size_t err
 	}
 	/* Pages of it are mapped: the guest must not put another BAR into them. */
 	size = MAX(size, front->machine->host_page);
-	/* Low if it is small and not prefetchable: a guest then finds it in a window of its kind.
-	 */
-	addr = pci_alloc_mem(front->cfg.host, size,
-			     bar->is_64 &&
-				     (flags & PCI_BASE_ADDRESS_MEM_PREFETCH || size > BIT(24)));
-	if (!addr) {
+	if (!place_mem_bar(bar, flags, size)) {
 		snprintf(error, error_len,
 			 "%s: no room in the guest's %s window for BAR %u of %" PRIu64
 			 " MiB; pass fewer devices",
 			 front->dev->name, bar->is_64 ? "PCI" : "32-bit PCI", bar->index,
 			 size >> 20);
 		return -ENOSPC;
-	}
-	bar->size = size;
-	put_le32(front->shadow + reg, (uint32_t)addr | (flags & ~PCI_BASE_ADDRESS_MEM_MASK));
-	put_le32(front->writable + reg, (uint32_t)(~(size - 1) & PCI_BASE_ADDRESS_MEM_MASK));
-	if (bar->is_64) {
-		put_le32(front->shadow + reg + 4, (uint32_t)(addr >> 32));
-		put_le32(front->writable + reg + 4, (uint32_t)(~(size - 1) >> 32));
 	}
 	return 0;
 }
@@ -932,6 +945,61 @@ static bool locate(const struct pci_front *front, uint32_t reg, unsigned len, un
 	       *off + len <= front->dev->bars[*bar].size;
 }
 
+/*
+ * Drivers that look for registers in BAR 0 only, so that one more BAR is no surprise to them.
+ * Sources, in Linux: drivers/nvme/host/pci.c, nvme_dev_map(), and nvme_map_cmb(), which asks the
+ * controller for the BAR; drivers/usb/core/hcd-pci.c, usb_hcd_pci_probe().
+ */
+static bool looks_at_bar_0_only(const struct pci_front *front)
+{
+	uint32_t class = get_le32(front->shadow + PCI_CLASS_REVISION) >> 8;
+
+	return class == CLASS_NVME || class == CLASS_XHCI;
+}
+
+/* in_area - is the host page at @off of a BAR mapped into this process? */
+static bool in_area(const struct pci_dev_bar *real, uint64_t off)
+{
+	for (unsigned i = 0; i < real->nr_areas; i++) {
+		if (off - real->areas[i].off < real->areas[i].len)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Functions put their MSI-X table into 4 KiB of its own, which on a host of larger pages is one
+ * page with the doorbells. What the guest sees is ours to choose: table and pending bits move to a
+ * BAR that the function has not, and the page can be mapped. It has the real table in it then,
+ * which is no more than a guest can do anyhow: its device can write any message to where MSIs go.
+ * It is the kernel that says so, by letting the page be mapped
+ * (VFIO_REGION_INFO_CAP_MSIX_MAPPABLE).
+ */
+static void move_msix(struct pci_front *front)
+{
+	uint64_t page = front->machine->host_page;
+	uint64_t pba = ALIGN_UP((uint64_t)msix_table_len(&front->msix), MSIX_ALONE);
+	uint64_t size = MAX(page, MSIX_ALONE), last_upper = 0;
+	struct bar *to = NULL;
+
+	if (page <= MSIX_ALONE || !looks_at_bar_0_only(front) || front->msix_bar ||
+	    !in_area(&front->dev->bars[0], ALIGN_DOWN(front->table_off, page)))
+		return;
+	while (size < pba + msix_pba_len(&front->msix))
+		size *= 2;
+	for (unsigned i = 1; i < PCI_DEV_BARS; i++) {
+		if (front->bars[i - 1].is_64)
+			last_upper = i;
+		if (!front->dev->bars[i].size && last_upper != i)
+			to = &front->bars[i];
+	}
+	if (!to || !place_mem_bar(to, 0, size))
+		return;
+	front->msix_bar = front->pba_bar = to->index;
+	front->table_off = 0;
+	front->pba_off = pba;
+}
+
 static int init_msix(struct pci_front *front, unsigned pos, const uint8_t *cap)
 {
 	unsigned nr = (get_le16(cap + PCI_MSIX_FLAGS) & PCI_MSIX_FLAGS_QSIZE) + 1u;
@@ -950,10 +1018,13 @@ static int init_msix(struct pci_front *front, unsigned pos, const uint8_t *cap)
 		return -EINVAL;
 	}
 	front->msix_pos = pos;
+	move_msix(front);
 	put_le16(front->shadow + pos + PCI_MSIX_FLAGS, (uint16_t)(nr - 1));
 	put_le16(front->writable + pos + PCI_MSIX_FLAGS,
 		 PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL);
-	memcpy(front->shadow + pos + PCI_MSIX_TABLE, cap + PCI_MSIX_TABLE, 8);
+	put_le32(front->shadow + pos + PCI_MSIX_TABLE,
+		 (uint32_t)front->table_off | front->msix_bar);
+	put_le32(front->shadow + pos + PCI_MSIX_PBA, (uint32_t)front->pba_off | front->pba_bar);
 	return 0;
 }
 

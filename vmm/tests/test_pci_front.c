@@ -15,8 +15,8 @@
 #include "vmm/pci_front.h"
 
 /*
- * A device much like an NVMe controller whose registers share a 16 KiB page with its MSI-X table:
- * BAR 0 (64-bit): 16 KiB, table at 0x2000, pending bits at 0x3000; BAR 2: 4 KiB; BAR 4: 32 I/O
+ * A device whose registers share a 16 KiB page with its MSI-X table, as those of NVMe controllers
+ * do: BAR 0 (64-bit): 16 KiB, table at 0x2000, pending bits at 0x3000; BAR 2: 4 KiB; BAR 4: 32 I/O
  * ports; BAR 5: 64 KiB that cannot be mapped.
  */
 #define HOST_PAGE 0x4000u
@@ -292,7 +292,7 @@ static void power_on(void)
 	memset(c + 0x40, 0xee, 0xc0); /* device-specific registers */
 	put_le32(c, 0x12345678);
 	put_le16(c + PCI_STATUS, PCI_STATUS_CAP_LIST | PCI_STATUS_SIG_SYSTEM_ERROR);
-	put_le32(c + PCI_CLASS_REVISION, 0x01080201);
+	put_le32(c + PCI_CLASS_REVISION, 0x02000001);
 	c[PCI_HEADER_TYPE] = 0x80;
 	put_le32(c + PCI_BASE_ADDRESS_0, 0xdead0000 | PCI_BASE_ADDRESS_MEM_TYPE_64);
 	put_le32(c + PCI_BASE_ADDRESS_1, 0x77);
@@ -617,7 +617,7 @@ static void the_header_is_the_devices_without_its_addresses(void **state)
 {
 	(void)state;
 	assert_int_equal(crd(0, 4), 0x12345678);
-	assert_int_equal(crd(PCI_CLASS_REVISION, 4), 0x01080201);
+	assert_int_equal(crd(PCI_CLASS_REVISION, 4), 0x02000001);
 	assert_int_equal(crd(PCI_COMMAND, 2), 0);
 	assert_int_equal(crd(PCI_STATUS, 2), PCI_STATUS_CAP_LIST);
 	assert_int_equal(crd(PCI_HEADER_TYPE, 1), 0);
@@ -1164,12 +1164,11 @@ static void tell(enum trap_state state)
 	trap_fn(trap_ctx, state);
 }
 
-/* Not an NVMe controller, and MSI-X in a BAR of its own. */
+/* MSI-X in a BAR of its own. */
 static int a_plain_function(void **state)
 {
 	int ret = a_machine(state);
 
-	put_le32(d.config + PCI_CLASS_REVISION, 0x02000001);
 	put_le32(d.config + CAP_MSIX + 4, 0x1000 | 5);
 	put_le32(d.config + CAP_MSIX + 8, 0x2000 | 5);
 	return ret || create(EP, true);
@@ -1352,6 +1351,69 @@ static void an_nvme_controller_is_direct_only_for_long(void **state)
 	assert_int_equal(nr_slots(), 2);
 	tell(TRAP_ON);
 	assert_int_equal(nr_slots(), 0);
+}
+
+static void expect_msix_in(unsigned bar, uint32_t table, uint32_t pba)
+{
+	assert_int_equal(crd(CAP_MSIX + 4, 4), table | bar);
+	assert_int_equal(crd(CAP_MSIX + 8, 4), pba | bar);
+}
+
+static void msix_makes_room_for_doorbells_where_drivers_look_at_bar_0_only(void **state)
+{
+	uint64_t bar3;
+
+	(void)state;
+	put_le32(d.config + PCI_CLASS_REVISION, 0x01080201);
+	put_le32(d.bar0 + TABLE, 0x12345678);
+	assert_int_equal(create(EP, true), 0);
+	expect_msix_in(3, 0, 0x1000);
+	enable();
+	cwr(0x1c, 4, UINT32_MAX);
+	assert_int_equal(crd(0x1c, 4), 0xffffc000);
+	cwr(0x1c, 4, bar3 = LAYOUT_PCI_MEM32_BASE + 0x7f4000);
+	/* table and pending bits are there, and nothing else */
+	wr(bar3, 8, DOORBELL);
+	wr(bar3 + 8, 8, 70);
+	assert_true(rd(bar3, 8) == DOORBELL);
+	assert_int_equal(rd(bar3 + NR_MSIX * 16, 4), UINT32_MAX);
+	assert_int_equal(rd(bar3 + 0x1000, 8), 0);
+	assert_int_equal(rd(bar3 + 0x1008, 8), UINT64_MAX);
+	assert_int_equal(rd(bar3 + 0x3ffc, 4), UINT32_MAX);
+	wr(bar3 + 0x2000, 4, 1);
+	assert_int_equal(get_le32(d.bar0 + TABLE), 0x12345678);
+	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE);
+	pci_front_fire(func, 0);
+	assert_int_equal(m.data, 70);
+	/* and the doorbells' page can be mapped */
+	tell(TRAP_OFF_LONG);
+	assert_int_equal(nr_slots(), 2);
+	assert_true(m.slots[0].gpa == bar0() && m.slots[0].hva == d.bar0);
+	assert_int_equal(irqfd_data(d.fds[0]), 70);
+}
+
+static void msix_stays_where_moving_it_is_no_use(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 5; i++) {
+		power_on();
+		put_le32(d.config + PCI_CLASS_REVISION, i ? 0x0c033001 : 0x01080301);
+		if (i == 1) /* the host's kernel does not let it be mapped */
+			d.dev.bars[0].nr_areas = 0;
+		if (i == 2) /* no BAR is free */
+			d.dev.bars[3].size = 1;
+		if (i == 3) /* it is in none of the pages with registers */
+			put_le32(d.config + CAP_MSIX + 4, 0x1000 | 5);
+		machine.host_page = i == 4 ? 0x1000 : HOST_PAGE;
+		assert_int_equal(create(EP, true), 0);
+		if (i == 3)
+			assert_int_equal(crd(CAP_MSIX + 4, 4), 0x1000 | 5);
+		else
+			expect_msix_in(0, TABLE, PBA);
+		pci_front_quiesce(func);
+		pci_front_destroy(func);
+		func = NULL;
+	}
 }
 
 static void without_a_mediator_vectors_are_irqfds_from_the_start(void **state)
@@ -1707,6 +1769,8 @@ int main(void)
 		PLAIN(irqfds_follow_msi),
 		PLAIN(vectors_without_a_route_stay_with_the_event_loop),
 		PLAIN(an_nvme_controller_is_direct_only_for_long),
+		ALONE(msix_makes_room_for_doorbells_where_drivers_look_at_bar_0_only),
+		ALONE(msix_stays_where_moving_it_is_no_use),
 		MAPPED(without_a_mediator_vectors_are_irqfds_from_the_start),
 		TRAPPED(msix_fires_after_sync_with_what_the_guest_programmed),
 		TRAPPED(a_masked_msix_vector_waits_for_its_unmask),
