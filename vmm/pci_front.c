@@ -725,9 +725,11 @@ static void on_trap(void *ctx, enum trap_state state)
 {
 	struct pci_front *front = ctx;
 
-	/* A controller that is trapped again must not have been given shadow doorbells meanwhile
-	 * (nvme_guard): so it stays trapped, but where something else resets it before. */
-	set_direct(front, state == TRAP_OFF_LONG || (state == TRAP_OFF && !front->is_nvme));
+	/* When anything is bounced again the guards must know what the guest has told the device:
+	 * so these stay trapped, but where a driver begins anew before. */
+	bool guarded = front->is_nvme || front->is_virtio;
+
+	set_direct(front, state == TRAP_OFF_LONG || (state == TRAP_OFF && !guarded));
 }
 
 static void hide_bar(const struct bar *bar, uint64_t size)
@@ -1422,9 +1424,7 @@ int pci_front_create(const struct pci_front_cfg *cfg, struct pci_front **out, ch
 		goto err;
 	}
 	front->on_bridge = true;
-	/* Of a virtio function the guard has to see what comes before anything is bounced: its
-	 * features, and where its rings are. */
-	if (front->sync && !front->is_virtio)
+	if (front->sync)
 		endpoint_set_trap(front->ep, on_trap, front);
 	set_wanted_mode(front);
 	*out = front;
