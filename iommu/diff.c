@@ -152,9 +152,17 @@ static inline bool differs_neon(const uint8_t *a, const uint8_t *b, size_t lines
 	uint8x16_t sum = vdupq_n_u8(0);
 	uint64x2_t halves;
 
-#pragma GCC unroll 16
-	for (size_t i = 0; i < lines * DIFF_LINE; i += sizeof(sum))
-		sum = vorrq_u8(sum, veorq_u8(vld1q_u8(a + i), vld1q_u8(b + i)));
+#pragma GCC unroll 8
+	for (size_t i = 0; i < lines * DIFF_LINE; i += 2 * sizeof(sum)) {
+		uint8x16_t x = vld1q_u8(a + i), y = vld1q_u8(a + i + sizeof(sum));
+		uint8x16_t v = vld1q_u8(b + i), w = vld1q_u8(b + i + sizeof(sum));
+
+		/* Kept side by side, two loads become one instruction. */
+		__asm__ volatile("" : "+w"(x), "+w"(y), "+w"(v), "+w"(w) : : "memory");
+		x = veorq_u8(x, v);
+		y = veorq_u8(y, w);
+		sum = vorrq_u8(sum, vorrq_u8(x, y));
+	}
 	halves = vreinterpretq_u64_u8(sum);
 	return (vgetq_lane_u64(halves, 0) | vgetq_lane_u64(halves, 1)) != 0;
 }

@@ -4,6 +4,8 @@
 #include <errno.h>
 #ifdef __x86_64__
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 #include <string.h>
 
@@ -187,11 +189,11 @@ void sync_zero(uint8_t *bounce, size_t len)
 }
 #else
 /* Some bytes at once; the compiler makes of them what the machine has. */
-#define VEC 32
-typedef uint8_t vec __attribute__((vector_size(VEC), may_alias));
-typedef uint64_t vec64 __attribute__((vector_size(VEC), may_alias));
+typedef uint8_t vec __attribute__((vector_size(16), may_alias));
+typedef uint64_t vec64 __attribute__((vector_size(16), may_alias));
 
-#define any(v)		((((vec64)(v))[0] | ((vec64)(v))[1] | ((vec64)(v))[2] | ((vec64)(v))[3]) != 0)
+#define LINE_VECS	(LINE / sizeof(vec))
+#define any(v)		((((vec64)(v))[0] | ((vec64)(v))[1]) != 0)
 #define vec_at(p, byte) (*(volatile vec *)((uintptr_t)(p) + (byte)))
 
 /*
@@ -206,28 +208,57 @@ static unsigned store_new_lines(uint64_t *dst, const uint64_t *twin, const uint6
 	uint8_t nowhere[LINE] __attribute__((aligned(LINE)));
 	unsigned nr_left = 0;
 
-	for (unsigned n = 0; n < nr; n++) {
-		size_t low = n * LINE, high = low + VEC;
-		vec new_low = vec_at(src, low), new_high = vec_at(src, high);
-		vec old_low = vec_at(twin, low), old_high = vec_at(twin, high);
-		vec same = (vec)(new_low == old_low) | (vec)(new_high == old_high);
-		vec foreign = (vec_at(dst, low) ^ old_low) | (vec_at(dst, high) ^ old_high);
-		bool part = any(same | foreign);
-		uint8_t *to = part ? nowhere : (uint8_t *)dst + low;
+	for (size_t n = 0; n < nr; n++) {
+		vec new[LINE_VECS], stays = {0};
+		bool part;
+		uint8_t *to;
 
-		vec_at(to, 0) = new_low;
-		vec_at(to, VEC) = new_high;
+#pragma GCC unroll 4
+		for (size_t v = 0; v < LINE_VECS; v++) {
+			size_t at = n * LINE + v * sizeof(vec);
+			vec old = vec_at(twin, at);
+
+			new[v] = vec_at(src, at);
+			/* a byte that is the same, or that somebody else has written */
+			stays |= (vec)(new[v] == old) | (vec_at(dst, at) ^ old);
+		}
+		part = any(stays);
+		to = part ? nowhere : (uint8_t *)dst + n * LINE;
+#pragma GCC unroll 4
+		for (size_t v = 0; v < LINE_VECS; v++)
+			vec_at(to, v * sizeof(vec)) = new[v];
 		left[nr_left] = (uint8_t)n;
 		nr_left += part;
 	}
 	return nr_left;
 }
 
+/* Each byte of the guest's page is read once: a CPU that writes meanwhile must not make the twin
+ * differ from what the device was given. */
 static inline void fill_both(uint8_t *bounce, uint8_t *twin, const uint8_t *guest, size_t len)
 {
+#ifdef __aarch64__
+	/* One load for two stores: a third less to do than two copies. */
+	for (size_t at = 0; twin && at < len; at += LINE) {
+		uint8x16x4_t line = {{vld1q_u8(guest + at), vld1q_u8(guest + at + 16),
+				      vld1q_u8(guest + at + 32), vld1q_u8(guest + at + 48)}};
+
+		/* Not to be loaded again. */
+		__asm__(""
+			: "+w"(line.val[0]), "+w"(line.val[1]), "+w"(line.val[2]),
+			  "+w"(line.val[3]));
+#pragma GCC unroll 4
+		for (unsigned v = 0; v < 4; v++)
+			vst1q_u8(bounce + at + v * 16, line.val[v]);
+#pragma GCC unroll 4
+		for (unsigned v = 0; v < 4; v++)
+			vst1q_u8(twin + at + v * 16, line.val[v]);
+	}
+	if (twin)
+		return;
+#endif
+	/* Elsewhere the library's copies are as fast. */
 	memcpy(bounce, guest, len);
-	/* From the bounce page, not from the guest's: a CPU that writes meanwhile must not make the
-	 * twin differ from what the device was given. */
 	if (twin)
 		memcpy(twin, bounce, len);
 }
