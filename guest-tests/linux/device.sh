@@ -160,10 +160,16 @@ disk_work() {
 
 # ---- networks ----
 
+# snmp NAME: a counter of TCP
+snmp() {
+	awk -v name="$1" '$1 == "Tcp:" && !n++ { for (i = 2; i <= NF; i++) if ($i == name) at = i; next }
+		$1 == "Tcp:" { print $at }' /proc/net/snmp
+}
+
 # A checksum that is wrong is a byte that was: TCP would only send it again.
 net_work() {
 	/test/netcheck run 192.0.2.1 -s "$seconds" || return 1
-	wrong=$(awk '$1 == "Tcp:" { if (n++) print $15 }' /proc/net/snmp)
+	wrong=$(snmp InCsumErrors)
 	[ "$wrong" = 0 ] || { echo "$wrong segments had wrong checksums"; return 1; }
 	for count in rx_crc_errors rx_frame_errors tx_errors; do
 		wrong=$(cat "/sys/class/net/$(below "$1")/statistics/$count")
@@ -186,6 +192,7 @@ work_of_all() {
 		[ ! "$text" ] || now_holds "$name" "$text"
 		sed -n 's/^\(blkcheck\|netcheck\): [0-9]/note: &/p' "/tmp/$name.said"
 	done
+	echo "note: $(snmp RetransSegs) segments were sent again"
 }
 said_of() {
 	grep -v -e '^history: ' -e 'in flight$' "/tmp/$1.said"
