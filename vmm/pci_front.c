@@ -24,6 +24,7 @@
 #define CLASS_NVME    0x010802
 #define VENDOR_VIRTIO 0x1af4
 #define CLASS_XHCI    0x0c0330
+#define ID_QEMU_VGA   0x11111234
 #define MAX_MSI	      32
 #define MAX_MSIX      2048
 #define MIN_MEM_BAR   16u
@@ -48,6 +49,7 @@ struct bar {
 	unsigned index; /* of its first register */
 	uint64_t size;	/* bytes as the guest sees it, a power of two; 0: no BAR here */
 	bool is_64, is_io;
+	bool quiet;    /* no access to it need ever be a sync point */
 	uint64_t addr; /* where the guest reaches it now; 0: nowhere; also under direct_lock */
 	struct bus_region *region;
 	/* What is mapped of it; under direct_lock. */
@@ -617,7 +619,8 @@ static void map_pages(struct bar *bar)
 	struct pci_dev_bar *real = &bar->front->dev->bars[bar->index];
 	uint64_t page = bar->front->machine->host_page;
 
-	if (!bar->front->direct || !bar->addr || bar->is_io || !IS_ALIGNED(bar->addr, page))
+	if (!(bar->front->direct || bar->quiet) || !bar->addr || bar->is_io ||
+	    !IS_ALIGNED(bar->addr, page))
 		return;
 	for (unsigned i = 0; i < real->nr_areas; i++) {
 		struct pci_dev_area *area = &real->areas[i];
@@ -700,6 +703,8 @@ static void set_direct(struct pci_front *front, bool direct)
 		goto out;
 	front->direct = direct;
 	for (unsigned i = 0; i < PCI_DEV_BARS; i++) {
+		if (front->bars[i].quiet)
+			continue;
 		if (direct)
 			map_pages(&front->bars[i]);
 		else
@@ -761,6 +766,29 @@ static bool place_mem_bar(struct bar *bar, uint32_t flags, uint64_t size)
 	return true;
 }
 
+/*
+ * is_quiet - a BAR in which no driver of Linux tells the device of anything in memory, or reads
+ * that the device has done so: no access needs to be a sync point.
+ *
+ * NVMe: what is behind another BAR than 0 is memory, of which Linux uses the controller memory
+ * buffer for submission queues, rung in BAR 0, and reads no completions there
+ * (drivers/nvme/host/pci.c, nvme_map_cmb(), nvme_alloc_sq_cmds()). Intel 82574: BAR 1 is its flash
+ * (datasheet, "Base Address Registers"). QEMU's VGA: BAR 0 is the frame buffer of a device that
+ * does no DMA (docs/specs/standard-vga.rst). Not the memory of GPUs: some drivers keep their fences
+ * there.
+ */
+static bool is_quiet(const struct bar *bar)
+{
+	const uint8_t *shadow = bar->front->shadow;
+	uint32_t id = get_le32(shadow + PCI_VENDOR_ID);
+
+	if (get_le32(shadow + PCI_CLASS_REVISION) >> 8 == CLASS_NVME)
+		return bar->index != 0;
+	if (is_e1000e((uint16_t)id, (uint16_t)(id >> 16)))
+		return bar->index == 1;
+	return id == ID_QEMU_VGA && bar->index == 0;
+}
+
 static int init_mem_bar(struct bar *bar, uint32_t flags, char *error, size_t error_len)
 {
 	struct pci_front *front = bar->front;
@@ -782,6 +810,7 @@ static int init_mem_bar(struct bar *bar, uint32_t flags, char *error, size_t err
 			 size >> 20);
 		return -ENOSPC;
 	}
+	bar->quiet = is_quiet(bar);
 	return 0;
 }
 

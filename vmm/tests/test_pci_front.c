@@ -1345,12 +1345,57 @@ static void an_nvme_controller_is_direct_only_for_long(void **state)
 	put_le32(d.config + PCI_CLASS_REVISION, 0x01080201);
 	assert_int_equal(create(EP, true), 0);
 	enable();
+	assert_int_equal(nr_slots(), 1); /* BAR 2, see below */
 	tell(TRAP_OFF);
-	assert_int_equal(nr_slots(), 0);
+	assert_int_equal(nr_slots(), 1);
 	tell(TRAP_OFF_LONG);
 	assert_int_equal(nr_slots(), 2);
 	tell(TRAP_ON);
-	assert_int_equal(nr_slots(), 0);
+	assert_int_equal(nr_slots(), 1);
+}
+
+static void a_bar_without_doorbells_is_never_trapped(void **state)
+{
+	static const struct {
+		uint32_t id, class;
+		unsigned quiet; /* a bit per BAR */
+	} rows[] = {
+		{0x12345678, 0x01080201, 1 << 1 | 1 << 2}, /* NVMe, not BAR 0 */
+		{0x12345678, 0x01080101, 0},
+		{0x10d38086, 0x02000000, 1 << 1}, /* 82574, its flash */
+		{0x10d38087, 0x02000000, 0},
+		{0x11111234, 0x03000000, 1 << 0}, /* QEMU's VGA */
+		{0x12345678, 0x03000000, 0},
+	};
+	static uint8_t flash[HOST_PAGE] __attribute__((aligned(0x4000)));
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		power_on();
+		put_le32(d.config, rows[i].id);
+		put_le32(d.config + PCI_CLASS_REVISION, rows[i].class);
+		put_le32(d.config + PCI_BASE_ADDRESS_0, 0);
+		d.dev.bars[1] = (struct pci_dev_bar){HOST_PAGE, 1, {{0, HOST_PAGE, flash}}};
+		put_le32(d.config + PCI_BASE_ADDRESS_1, 0);
+		/* so that all of BAR 0 can be mapped */
+		put_le32(d.config + CAP_MSIX + 4, 0x1000 | 5);
+		put_le32(d.config + CAP_MSIX + 8, 0x2000 | 5);
+		assert_int_equal(create(EP, true), 0);
+		enable();
+		for (unsigned round = 0; round < 2; round++) {
+			assert_int_equal(nr_slots(), __builtin_popcount(rows[i].quiet));
+			for (unsigned n = 0; n < nr_slots(); n++)
+				assert_true((m.slots[n].hva == d.bar0 && rows[i].quiet & 1) ||
+					    (m.slots[n].hva == flash && rows[i].quiet & 2) ||
+					    (m.slots[n].hva == d.bar2 && rows[i].quiet & 4));
+			tell(TRAP_OFF_LONG);
+			assert_int_equal(nr_slots(), 3);
+			tell(TRAP_ON);
+		}
+		pci_front_quiesce(func);
+		pci_front_destroy(func);
+		func = NULL;
+	}
 }
 
 static void expect_msix_in(unsigned bar, uint32_t table, uint32_t pba)
@@ -1388,7 +1433,7 @@ static void msix_makes_room_for_doorbells_where_drivers_look_at_bar_0_only(void 
 	/* and the doorbells' page can be mapped */
 	tell(TRAP_OFF_LONG);
 	assert_int_equal(nr_slots(), 2);
-	assert_true(m.slots[0].gpa == bar0() && m.slots[0].hva == d.bar0);
+	assert_true(m.slots[1].gpa == bar0() && m.slots[1].hva == d.bar0);
 	assert_int_equal(irqfd_data(d.fds[0]), 70);
 }
 
@@ -1769,6 +1814,7 @@ int main(void)
 		PLAIN(irqfds_follow_msi),
 		PLAIN(vectors_without_a_route_stay_with_the_event_loop),
 		PLAIN(an_nvme_controller_is_direct_only_for_long),
+		ALONE(a_bar_without_doorbells_is_never_trapped),
 		ALONE(msix_makes_room_for_doorbells_where_drivers_look_at_bar_0_only),
 		ALONE(msix_stays_where_moving_it_is_no_use),
 		MAPPED(without_a_mediator_vectors_are_irqfds_from_the_start),
