@@ -28,6 +28,7 @@
 #include "iommu/base.h"
 #include "iommu/dart.h"
 #include "iommu/dart_regs.h"
+#include "iommu/diff.h"
 #include "iommu/maptree.h"
 #include "iommu/mediator.h"
 #include "iommu/pool.h"
@@ -1041,10 +1042,62 @@ static void bench_traces(void)
 	}
 }
 
+/* ---- 9: where memory differs ---- */
+
+static void bench_diff(void)
+{
+	enum { PAGES = 16, BATCH = 64, ROUNDS = 401 };
+	static uint8_t own[2][PAGES][G] __attribute__((aligned(0x4000)));
+	static const char *const names[] = {"a look at 4 KiB, nothing differs",
+					    "every changed line found, 4 of 64"};
+	static struct series fast, plain, library;
+	struct diff_kind kinds[DIFF_MAX_KINDS];
+	const struct diff_kind *best = &kinds[diff_kinds(kinds) - 1];
+
+	memset(own, 1, sizeof(own));
+	for (unsigned dirty = 0; dirty < 2; dirty++) {
+		fast.nr = plain.nr = library.nr = 0;
+		for (unsigned f = 0; f < PAGES && dirty; f++)
+			for (unsigned i = 0; i < 4; i++)
+				own[0][f][i * 16 * DIFF_LINE + f]++;
+		for (unsigned r = 0; r < ROUNDS; r++) {
+			const struct diff_kind *kind[2] = {best, &kinds[0]};
+			size_t found = 0;
+			uint64_t t;
+
+			for (unsigned k = 0; k < 2; k++) {
+				t = now_ns();
+				for (unsigned i = 0; i < BATCH; i++) {
+					const uint8_t *a = own[0][i % PAGES],
+						      *b = own[1][i % PAGES];
+					size_t n = G / DIFF_LINE;
+
+					if (kind[k]->any(a, b, n))
+						while ((n = kind[k]->last(a, b, n)))
+							found += n--;
+				}
+				add(k ? &plain : &fast,
+				    ((double)(now_ns() - t) - clock_ns) / BATCH);
+			}
+			t = now_ns();
+			for (unsigned i = 0; i < BATCH; i++)
+				found += compare(own[0][i % PAGES], own[1][i % PAGES], G) != 0;
+			add(&library, ((double)(now_ns() - t) - clock_ns) / BATCH);
+			keep(&found);
+		}
+		report("9", names[dirty], median(&fast), "the plain twin", median(&plain),
+		       "<= 1/1.5", median(&plain) / 1.5);
+		if (!dirty)
+			report("9", names[dirty], median(&fast), "memcmp", median(&library),
+			       "<= 1.1 x", 1.1 * median(&library));
+	}
+}
+
 /* ---- all of it ---- */
 
-static void (*const items[])(void) = {bench_parked,  bench_sync, bench_direct, bench_tree,
-				      bench_overlap, bench_sg,	 bench_lazy,   bench_traces};
+static void (*const items[])(void) = {bench_parked, bench_sync,	   bench_direct,
+				      bench_tree,   bench_overlap, bench_sg,
+				      bench_lazy,   bench_traces,  bench_diff};
 
 /* On one CPU, the one we are on: moving costs caches. */
 static void pin(void)
