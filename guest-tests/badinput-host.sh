@@ -190,6 +190,11 @@ refused lazy_guest_of_a_sim_without_full_sync 1 'iommu.strict=0.*sync=' \
 rm odd disk
 
 refused stats_cannot_be_written 1 '/nowhere/s' $run --stats /nowhere/s
+refused live_stats_without_a_directory 1 'XDG_RUNTIME_DIR' \
+	env XDG_RUNTIME_DIR=/nowhere $run --live-stats
+refused stat_of_no_process 1 'no process 4000000' granule stat 4000000
+refused stat_of_another_program 1 'process 1 .*live-stats' granule stat 1
+refused stat_of_nothing 2 'no process given' granule stat
 
 # ---- the host ----
 mv /dev/kvm /dev/kvm.away

@@ -1220,11 +1220,13 @@ static enum sync_mode mode_of(const struct domain *dom)
 static void sync_point(struct endpoint *ep, enum sync_dir dir)
 {
 	struct mediator *m = ep->m;
+	uint64_t start;
 
 	if (ep->cfg.sync == SYNC_NONE)
 		return;
 	pthread_mutex_lock(&m->lock);
 	if (ep->domain && domain_needs_sync(ep->domain)) {
+		start = m->env.now_ns();
 		ep->nr_calm = 0;
 		sync_frames(&ep->domain->frames, m->env.pool, m->env.granule, dir,
 			    mode_of(ep->domain), m->env.scratch, &m->stats);
@@ -1232,6 +1234,7 @@ static void sync_point(struct endpoint *ep, enum sync_dir dir)
 			m->stats.syncs_for_device++;
 		else
 			m->stats.syncs_for_cpu++;
+		m->stats.sync_ns += m->env.now_ns() - start;
 	} else {
 		calm_point(ep);
 	}

@@ -60,6 +60,7 @@ struct mediator_stats {
 		to_direct; /* live frames that changed their class, by replacing a page */
 	uint64_t bytes_to_device, bytes_to_guest; /* copied between guest pages and bounce pages */
 	uint64_t syncs_for_device, syncs_for_cpu;
+	uint64_t sync_ns; /* time in them, by the mediator's clock */
 	uint64_t traps, untraps; /* endpoints told TRAP_ON, and otherwise */
 	uint64_t conflicts; /* bytes that guest and device both changed between two sync points */
 	uint64_t unstable;  /* syncs in which the device kept writing past the collect limit */

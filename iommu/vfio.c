@@ -66,6 +66,27 @@ static void sys_close(int fd)
 
 struct vfio_sys vfio_sys = {sys_open, sys_ioctl, sys_close};
 
+/* ---- what is counted ------------------------------------------------------------------------ */
+
+static struct vfio_counts counts; /* of all containers and devices; relaxed atomics */
+
+int vfio_ioctl(int fd, unsigned long req, void *arg)
+{
+	uint64_t *count = req == VFIO_IOMMU_MAP_DMA	? &counts.maps
+			  : req == VFIO_IOMMU_UNMAP_DMA ? &counts.unmaps
+							: &counts.others;
+
+	__atomic_fetch_add(count, 1, __ATOMIC_RELAXED);
+	return vfio_sys.ioctl(fd, req, arg);
+}
+
+void vfio_get_counts(struct vfio_counts *out)
+{
+	out->maps = __atomic_load_n(&counts.maps, __ATOMIC_RELAXED);
+	out->unmaps = __atomic_load_n(&counts.unmaps, __ATOMIC_RELAXED);
+	out->others = __atomic_load_n(&counts.others, __ATOMIC_RELAXED);
+}
+
 /* fail - fill the caller's error line. Return: @ret. */
 __attribute__((format(printf, 4, 5))) static int fail(int ret, char *error, size_t error_len,
 						      const char *fmt, ...)
@@ -140,7 +161,7 @@ static int container_map(struct shadow *shadow, uint64_t iova, void *hva, uint64
 		.iova = iova,
 		.size = len,
 	};
-	int ret = vfio_sys.ioctl(c->fd, VFIO_IOMMU_MAP_DMA, &map);
+	int ret = vfio_ioctl(c->fd, VFIO_IOMMU_MAP_DMA, &map);
 	uint64_t limit;
 
 	if (ret >= 0) {
@@ -183,7 +204,7 @@ static void container_unmap(struct shadow *shadow, uint64_t iova, uint64_t len)
 	struct vfio_container *c = container_of(shadow, struct vfio_container, shadow);
 	struct vfio_iommu_type1_dma_unmap unmap = {
 		.argsz = sizeof(unmap), .iova = iova, .size = len};
-	int ret = vfio_sys.ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap);
+	int ret = vfio_ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap);
 
 	if (ret >= 0 && unmap.size == len)
 		return;
@@ -208,7 +229,7 @@ static void unmap_range(struct vfio_container *c, uint64_t start, uint64_t last)
 		unmap_range(c, BIT(63), UINT64_MAX);
 		return;
 	}
-	ret = vfio_sys.ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap);
+	ret = vfio_ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap);
 	if (ret >= 0)
 		return;
 	c->broken = true;
@@ -381,7 +402,7 @@ static int read_info(struct vfio_container *c, char *error, size_t error_len)
 		return fail(-ENOMEM, error, error_len, "%s: out of memory", c->name);
 	for (;;) {
 		info->argsz = size;
-		ret = vfio_sys.ioctl(c->fd, VFIO_IOMMU_GET_INFO, info);
+		ret = vfio_ioctl(c->fd, VFIO_IOMMU_GET_INFO, info);
 		if (ret < 0) {
 			fail(ret, error, error_len, "%s: VFIO_IOMMU_GET_INFO failed: %s", c->name,
 			     strerror(-ret));
@@ -489,14 +510,14 @@ static int set_iommu(struct vfio_container *c, char *error, size_t error_len)
 	int ret;
 
 	/* Version 1 may unmap more than it was asked; v2 is exact (and there since Linux 3.12). */
-	if (vfio_sys.ioctl(c->fd, VFIO_CHECK_EXTENSION, (void *)type) <= 0) {
+	if (vfio_ioctl(c->fd, VFIO_CHECK_EXTENSION, (void *)type) <= 0) {
 		type = VFIO_TYPE1_IOMMU;
-		if (vfio_sys.ioctl(c->fd, VFIO_CHECK_EXTENSION, (void *)type) <= 0)
+		if (vfio_ioctl(c->fd, VFIO_CHECK_EXTENSION, (void *)type) <= 0)
 			return fail(-EOPNOTSUPP, error, error_len,
 				    "the host kernel offers no type1 VFIO IOMMU; load it: "
 				    "modprobe vfio_iommu_type1");
 	}
-	ret = vfio_sys.ioctl(c->fd, VFIO_SET_IOMMU, (void *)type);
+	ret = vfio_ioctl(c->fd, VFIO_SET_IOMMU, (void *)type);
 	if (ret >= 0)
 		return 0;
 	sysfs_read(param, sizeof(param),
@@ -539,7 +560,7 @@ int vfio_container_open(unsigned group, struct vfio_container **out, char *error
 			open_failed("/dev/vfio/vfio", ret, group, error, error_len);
 		goto err_free;
 	}
-	ret = vfio_sys.ioctl(c->fd, VFIO_GET_API_VERSION, NULL);
+	ret = vfio_ioctl(c->fd, VFIO_GET_API_VERSION, NULL);
 	if (ret != VFIO_API_VERSION) {
 		ret = fail(-EPROTO, error, error_len,
 			   "/dev/vfio/vfio speaks API version %d, wanted %d", ret,
@@ -552,7 +573,7 @@ int vfio_container_open(unsigned group, struct vfio_container **out, char *error
 		ret = open_failed(path, c->group_fd, group, error, error_len);
 		goto err_container;
 	}
-	ret = vfio_sys.ioctl(c->group_fd, VFIO_GROUP_GET_STATUS, &status);
+	ret = vfio_ioctl(c->group_fd, VFIO_GROUP_GET_STATUS, &status);
 	if (ret < 0) {
 		fail(ret, error, error_len, "%s: VFIO_GROUP_GET_STATUS failed: %s", path,
 		     strerror(-ret));
@@ -562,7 +583,7 @@ int vfio_container_open(unsigned group, struct vfio_container **out, char *error
 		ret = not_viable(group, error, error_len);
 		goto err_group;
 	}
-	ret = vfio_sys.ioctl(c->group_fd, VFIO_GROUP_SET_CONTAINER, &c->fd);
+	ret = vfio_ioctl(c->group_fd, VFIO_GROUP_SET_CONTAINER, &c->fd);
 	if (ret < 0) {
 		fail(ret, error, error_len, "IOMMU group %u: VFIO_GROUP_SET_CONTAINER failed: %s",
 		     group, strerror(-ret));
@@ -615,7 +636,7 @@ int vfio_container_group_fd(const struct vfio_container *c)
 
 int vfio_container_device(struct vfio_container *c, const char *bdf, char *error, size_t error_len)
 {
-	int ret = vfio_sys.ioctl(c->group_fd, VFIO_GROUP_GET_DEVICE_FD, (void *)bdf);
+	int ret = vfio_ioctl(c->group_fd, VFIO_GROUP_GET_DEVICE_FD, (void *)bdf);
 
 	if (ret >= 0)
 		return ret;

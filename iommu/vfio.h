@@ -13,6 +13,19 @@
 
 struct vfio_container;
 
+/* Calls into the host's VFIO since the start, of this process. */
+struct vfio_counts {
+	uint64_t maps, unmaps; /* VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA */
+	uint64_t others;       /* set-up, interrupts, resets */
+};
+
+/* vfio_get_counts - any thread; each number is right, together they are no snapshot */
+void vfio_get_counts(struct vfio_counts *out);
+
+/* vfio_ioctl - any ioctl on a VFIO descriptor: what makes one counts it. Return: >= 0, or -errno.
+ */
+int vfio_ioctl(int fd, unsigned long req, void *arg);
+
 /**
  * vfio_container_open - open /dev/vfio/@group in a container of its own and set type1
  * @error: one line, without newline: what is wrong, the value, what to do

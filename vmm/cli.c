@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,8 @@
 #include "vmm/poller.h"
 
 #define VERSION "0.1.0"
+
+#define STAT_INTERVAL_MAX 86400 /* seconds: a day */
 
 #define MIB UINT64_C(0x100000)
 
@@ -38,6 +41,7 @@ static const char help_main[] =
 	"  check                      tell whether this host can run guests\n"
 	"  devices [--json]           list the host's PCI functions\n"
 	"  inspect KERNEL             tell what a kernel file is\n"
+	"  stat PID [OPTION]...       tell what a guest that runs has done so far\n"
 	"  help [COMMAND]             show this, or a command's own help\n"
 	"  version                    show the version\n"
 	"\n"
@@ -84,6 +88,7 @@ static const char help_run[] =
 	"  --iommu on|off       give the guest a virtio-iommu; default on\n"
 	"  --dump-dtb FILE      write the guest's device tree to FILE\n"
 	"  --stats FILE         write statistics to FILE when the guest has ended\n"
+	"  --live-stats         let granule stat ask for them meanwhile\n"
 	"  -h, --help           show this\n"
 	"\n"
 	"Ctrl-A x quits, Ctrl-A h lists what else Ctrl-A does. More in granule(1).\n";
@@ -106,6 +111,19 @@ static const char help_inspect[] =
 	"Tells what a kernel file is: format, version, page size, sizes, and the\n"
 	"virtio-iommu granule that a guest with it is offered.\n";
 
+static const char help_stat[] =
+	"usage: granule stat PID [--json] [-i SECONDS [-n COUNT]]\n"
+	"\n"
+	"Tells what the guest of process PID has done: exits and the time they took,\n"
+	"frames, copies, syncs, VFIO calls, conflicts, faults. It must have been started\n"
+	"with --live-stats.\n"
+	"\n"
+	"      --json            as JSON, an object each time, always since the start\n"
+	"  -i, --interval N      every N seconds, each time what came since the last;\n"
+	"                        until the guest ends\n"
+	"  -n, --count N         so many times\n"
+	"  -h, --help            show this\n";
+
 static const struct command {
 	const char *name, *help;
 	enum cli_command command;
@@ -114,6 +132,7 @@ static const struct command {
 	{"check", help_check, CLI_CHECK},
 	{"devices", help_devices, CLI_DEVICES},
 	{"inspect", help_inspect, CLI_INSPECT},
+	{"stat", help_stat, CLI_STAT},
 	{"help", help_main, CLI_DONE},
 	{"version", help_main, CLI_DONE},
 };
@@ -741,7 +760,17 @@ static int parse_cmdline(const char *text, const char **out)
 
 /* ---- options ---- */
 
-enum { OPT_DISK = 1, OPT_VFIO, OPT_SIM, OPT_NET, OPT_IOMMU, OPT_DUMP_DTB, OPT_STATS, OPT_JSON };
+enum {
+	OPT_DISK = 1,
+	OPT_VFIO,
+	OPT_SIM,
+	OPT_NET,
+	OPT_IOMMU,
+	OPT_DUMP_DTB,
+	OPT_STATS,
+	OPT_LIVE_STATS,
+	OPT_JSON,
+};
 
 static const struct option run_options[] = {
 	{"kernel", required_argument, NULL, 'k'},
@@ -760,6 +789,15 @@ static const struct option run_options[] = {
 	{"iommu", required_argument, NULL, OPT_IOMMU},
 	{"dump-dtb", required_argument, NULL, OPT_DUMP_DTB},
 	{"stats", required_argument, NULL, OPT_STATS},
+	{"live-stats", no_argument, NULL, OPT_LIVE_STATS},
+	{"help", no_argument, NULL, 'h'},
+	{0},
+};
+
+static const struct option stat_options[] = {
+	{"json", no_argument, NULL, OPT_JSON},
+	{"interval", required_argument, NULL, 'i'},
+	{"count", required_argument, NULL, 'n'},
 	{"help", no_argument, NULL, 'h'},
 	{0},
 };
@@ -881,6 +919,9 @@ static int parse_run_option(int c, struct vm_config *cfg)
 		return parse_iommu(optarg, &cfg->iommu);
 	case OPT_DUMP_DTB:
 		return parse_file("--dump-dtb", optarg, &cfg->dump_dtb);
+	case OPT_LIVE_STATS:
+		cfg->live_stats = true;
+		return 0;
 	default: /* OPT_STATS */
 		return parse_file("--stats", optarg, &cfg->stats);
 	}
@@ -951,6 +992,76 @@ static int parse_devices(int argc, char **argv, bool *json)
 	return c != -1 ? c : check_rest(argc, argv, 0, "devices takes none but --json");
 }
 
+/* A number from 1 to @max. Return: 0; -EINVAL after a line on stderr. */
+static int parse_count(const char *what, const char *text, uint64_t max, unsigned *out)
+{
+	const char *end = "";
+	uint64_t nr = 0;
+
+	if (!parse_number(text, &nr, &end) || *end || !nr || nr > max) {
+		msg_error("stat: %s '%s': give a number from 1 to %" PRIu64, what, text, max);
+		return -EINVAL;
+	}
+	*out = (unsigned)nr;
+	return 0;
+}
+
+/* Options may stand before and after the process. Return: as cli_parse_run(). */
+static int parse_stat(int argc, char **argv, struct stat_config *out)
+{
+	struct stat_config cfg = {0};
+	const char *pid = NULL;
+	unsigned nr;
+	int c, ret = 0;
+
+	optind = 0;
+	while (!ret) {
+		c = next_option(argc, argv, "+:hi:n:", stat_options);
+		switch (c) {
+		case -1:
+			if (argc == optind)
+				goto done;
+			if (pid)
+				return check_rest(argc, argv, 0, "stat takes one process");
+			pid = argv[optind++];
+			break;
+		case 'h':
+			fputs(help_stat, stdout);
+			return 1;
+		case 'i':
+			ret = parse_count("--interval", optarg, STAT_INTERVAL_MAX, &cfg.interval);
+			break;
+		case 'n':
+			ret = parse_count("--count", optarg, INT_MAX, &cfg.count);
+			break;
+		case OPT_JSON:
+			cfg.json = true;
+			break;
+		default:
+			return c;
+		}
+	}
+	return ret;
+
+done:
+	if (!pid) {
+		msg_error("stat: no process given; give its number, as in granule stat 1234");
+		return -EINVAL;
+	}
+	ret = parse_count("process", pid, INT_MAX, &nr);
+	if (ret)
+		return ret;
+	if (cfg.count && !cfg.interval) {
+		msg_error("stat: --count without --interval; give -i SECONDS too");
+		return -EINVAL;
+	}
+	if (!cfg.interval)
+		cfg.count = 1;
+	cfg.pid = (pid_t)nr;
+	*out = cfg;
+	return 0;
+}
+
 /* A command of @wanted arguments and no options. Return: as cli_parse_run(). */
 static int parse_plain(int argc, char **argv, int wanted, const char *help)
 {
@@ -990,10 +1101,10 @@ static int unknown_command(const char *name)
 	if (n.best)
 		msg_error("unknown command '%s'; did you mean %s?", name, n.best);
 	else
-		msg_error(
-			"unknown command '%s'; the commands are run, check, devices, inspect, help "
-			"and version",
-			name);
+		msg_error("unknown command '%s'; the commands are run, check, devices, inspect, "
+			  "stat, help "
+			  "and version",
+			  name);
 	return -EINVAL;
 }
 
@@ -1047,6 +1158,8 @@ static int parse_command(int argc, char **argv, struct cli_request *out)
 		return parse_plain(argc, argv, 0, command->help);
 	case CLI_DEVICES:
 		return parse_devices(argc, argv, &out->json);
+	case CLI_STAT:
+		return parse_stat(argc, argv, &out->stat);
 	case CLI_INSPECT:
 		ret = parse_plain(argc, argv, 1, command->help);
 		if (ret)

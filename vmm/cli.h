@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "iommu/mediator.h"
 #include "vmm/sim_dart.h"
@@ -83,6 +84,14 @@ struct vm_config {
 	struct net_config nets[CONFIG_MAX_NETS];
 	bool iommu;		      /* --iommu on */
 	const char *dump_dtb, *stats; /* files, or NULL */
+	bool live_stats;	      /* a socket for `granule stat` */
+};
+
+struct stat_config {
+	pid_t pid;
+	bool json;
+	unsigned count;	   /* how often to ask; 0: for ever */
+	unsigned interval; /* seconds between */
 };
 
 enum cli_command {
@@ -91,14 +100,16 @@ enum cli_command {
 	CLI_CHECK,
 	CLI_DEVICES,
 	CLI_INSPECT,
+	CLI_STAT,
 };
 
 struct cli_request {
 	enum cli_command command;
-	int status;	     /* CLI_DONE: what to exit with */
-	struct vm_config vm; /* CLI_RUN */
-	bool json;	     /* CLI_DEVICES */
-	const char *kernel;  /* CLI_INSPECT */
+	int status;		 /* CLI_DONE: what to exit with */
+	struct vm_config vm;	 /* CLI_RUN */
+	bool json;		 /* CLI_DEVICES */
+	const char *kernel;	 /* CLI_INSPECT */
+	struct stat_config stat; /* CLI_STAT */
 };
 
 /**
@@ -114,9 +125,10 @@ void cli_parse(int argc, char **argv, struct cli_request *out);
 int cli_parse_run(int argc, char **argv, struct vm_config *out);
 
 /* Subcommands, each in its own file; all return an exit status. */
-int vm_run(const struct vm_config *cfg); /* vm.c */
-int check_run(void);			 /* check.c */
-int devices_run(bool json);		 /* devices.c */
-int inspect_run(const char *kernel);	 /* inspect.c */
+int vm_run(const struct vm_config *cfg);     /* vm.c */
+int check_run(void);			     /* check.c */
+int devices_run(bool json);		     /* devices.c */
+int inspect_run(const char *kernel);	     /* inspect.c */
+int stat_run(const struct stat_config *cfg); /* stat.c */
 
 #endif

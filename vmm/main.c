@@ -32,6 +32,8 @@ static int dispatch(const struct cli_request *request)
 		return check_run();
 	case CLI_DEVICES:
 		return devices_run(request->json);
+	case CLI_STAT:
+		return stat_run(&request->stat);
 	case CLI_INSPECT:
 		return inspect_run(request->kernel);
 	case CLI_DONE:

@@ -33,6 +33,7 @@ enum exit_kind exit_kind_of(uint64_t gpa)
 		{LAYOUT_VIRTIO_BASE, LAYOUT_VIRTIO_STRIDE * LAYOUT_VIRTIO_SLOTS, EXIT_KIND_VIRTIO},
 		{LAYOUT_DART_BASE, LAYOUT_DART_STRIDE * LAYOUT_DARTS, EXIT_KIND_DART},
 		{LAYOUT_PCI_ECAM_BASE, LAYOUT_PCI_ECAM_LEN, EXIT_KIND_ECAM},
+		{LAYOUT_PCI_IO_BASE, LAYOUT_PCI_IO_LEN, EXIT_KIND_BAR},
 		{LAYOUT_PCI_MEM32_BASE, LAYOUT_PCI_MEM32_LEN, EXIT_KIND_BAR},
 		{LAYOUT_PCI_MEM64_BASE, LAYOUT_PCI_MEM64_LEN, EXIT_KIND_BAR},
 	};
@@ -59,6 +60,58 @@ static const char *human(uint64_t bytes, char buf[24])
 	return buf;
 }
 
+/* Every field of struct mediator_stats under its own name: what only grows, and what tells a state.
+ */
+#define MEDIATOR_FIELDS(COUNT, LEVEL)                                                              \
+	COUNT(maps)                                                                                \
+	COUNT(unmaps)                                                                              \
+	COUNT(attaches)                                                                            \
+	COUNT(detaches)                                                                            \
+	COUNT(refused)                                                                             \
+	LEVEL(mappings)                                                                            \
+	LEVEL(mappings_peak)                                                                       \
+	COUNT(direct_frames)                                                                       \
+	COUNT(window_frames)                                                                       \
+	COUNT(exposed_frames)                                                                      \
+	COUNT(bounce_frames)                                                                       \
+	LEVEL(direct_live)                                                                         \
+	LEVEL(window_live)                                                                         \
+	LEVEL(exposed_live)                                                                        \
+	LEVEL(bounce_live)                                                                         \
+	COUNT(parked_hits)                                                                         \
+	COUNT(parked_evicted)                                                                      \
+	LEVEL(parked_live)                                                                         \
+	COUNT(quarantined_frames)                                                                  \
+	LEVEL(quarantined_live)                                                                    \
+	COUNT(to_bounce)                                                                           \
+	COUNT(to_direct)                                                                           \
+	COUNT(bytes_to_device)                                                                     \
+	COUNT(bytes_to_guest)                                                                      \
+	COUNT(syncs_for_device)                                                                    \
+	COUNT(syncs_for_cpu)                                                                       \
+	COUNT(sync_ns)                                                                             \
+	COUNT(traps)                                                                               \
+	COUNT(untraps)                                                                             \
+	COUNT(conflicts)                                                                           \
+	COUNT(unstable)                                                                            \
+	COUNT(reclassified)                                                                        \
+	COUNT(instance_maps)                                                                       \
+	COUNT(instance_unmaps)                                                                     \
+	COUNT(instance_errors)                                                                     \
+	COUNT(invalidations)                                                                       \
+	COUNT(faults)                                                                              \
+	COUNT(faults_lost)                                                                         \
+	LEVEL(bounce_bytes)                                                                        \
+	LEVEL(bounce_bytes_peak)
+
+#define COUNT_FIELD(name) char name;
+struct mediator_field_count {
+	MEDIATOR_FIELDS(COUNT_FIELD, COUNT_FIELD)
+};
+_Static_assert(sizeof(struct mediator_stats) / sizeof(uint64_t) ==
+		       sizeof(struct mediator_field_count),
+	       "a field of struct mediator_stats is missing in MEDIATOR_FIELDS");
+
 void stats_print(FILE *file, const struct stats *stats)
 {
 	const struct mediator_stats *m = &stats->mediator;
@@ -81,73 +134,79 @@ void stats_print(FILE *file, const struct stats *stats)
 		"  %-14s %" PRIu64 " maps and %" PRIu64 " unmaps, %" PRIu64
 		" frames reused as they were\n",
 		"host IOMMU", m->instance_maps, m->instance_unmaps, m->parked_hits);
+	fprintf(file, "  %-14s %" PRIu64 " to map, %" PRIu64 " to unmap, %" PRIu64 " others\n",
+		"VFIO calls", stats->vfio.maps, stats->vfio.unmaps, stats->vfio.others);
 	fprintf(file, "  %-14s %s to devices, %s to the guest, %s of bounce pages at most\n",
 		"bytes copied", human(m->bytes_to_device, a), human(m->bytes_to_guest, b),
 		human(m->bounce_bytes_peak, c));
-	fprintf(file, "  %-14s %" PRIu64 " for devices, %" PRIu64 " for the guest\n", "syncs",
-		m->syncs_for_device, m->syncs_for_cpu);
+	fprintf(file, "  %-14s %" PRIu64 " for devices, %" PRIu64 " for the guest, %.3f s\n",
+		"syncs", m->syncs_for_device, m->syncs_for_cpu, (double)m->sync_ns / 1e9);
 	fprintf(file, "  %-14s %" PRIu64 "\n", "conflicts", m->conflicts);
 	fprintf(file, "  %-14s %" PRIu64 ", %" PRIu64 " of them not told to the guest\n", "faults",
 		m->faults, m->faults_lost);
 }
 
-/* Every field of struct mediator_stats under its own name. */
-#define MEDIATOR_FIELDS(X)                                                                         \
-	X(maps)                                                                                    \
-	X(unmaps)                                                                                  \
-	X(attaches)                                                                                \
-	X(detaches)                                                                                \
-	X(refused)                                                                                 \
-	X(mappings)                                                                                \
-	X(mappings_peak)                                                                           \
-	X(direct_frames)                                                                           \
-	X(window_frames)                                                                           \
-	X(exposed_frames)                                                                          \
-	X(bounce_frames)                                                                           \
-	X(direct_live)                                                                             \
-	X(window_live)                                                                             \
-	X(exposed_live)                                                                            \
-	X(bounce_live)                                                                             \
-	X(parked_hits)                                                                             \
-	X(parked_evicted)                                                                          \
-	X(parked_live)                                                                             \
-	X(quarantined_frames)                                                                      \
-	X(quarantined_live)                                                                        \
-	X(to_bounce)                                                                               \
-	X(to_direct)                                                                               \
-	X(bytes_to_device)                                                                         \
-	X(bytes_to_guest)                                                                          \
-	X(syncs_for_device)                                                                        \
-	X(syncs_for_cpu)                                                                           \
-	X(traps)                                                                                   \
-	X(untraps)                                                                                 \
-	X(conflicts)                                                                               \
-	X(unstable)                                                                                \
-	X(reclassified)                                                                            \
-	X(instance_maps)                                                                           \
-	X(instance_unmaps)                                                                         \
-	X(instance_errors)                                                                         \
-	X(invalidations)                                                                           \
-	X(faults)                                                                                  \
-	X(faults_lost)                                                                             \
-	X(bounce_bytes)                                                                            \
-	X(bounce_bytes_peak)
+void stats_print_live(FILE *file, const struct stats *stats)
+{
+	const char *between = "";
 
-#define COUNT_FIELD(name) char name;
-struct mediator_field_count {
-	MEDIATOR_FIELDS(COUNT_FIELD)
-};
-_Static_assert(sizeof(struct mediator_stats) / sizeof(uint64_t) ==
-		       sizeof(struct mediator_field_count),
-	       "a field of struct mediator_stats is missing in MEDIATOR_FIELDS");
+	fprintf(file, "granule: %.1f s; exits of the guest:", stats->seconds);
+	for (unsigned i = 0; i < NR_EXIT_KINDS; i++) {
+		if (!stats->exits[i])
+			continue;
+		fprintf(file, "%s %" PRIu64 " %s", between, stats->exits[i], exit_names[i]);
+		between = ",";
+		if (stats->exit_ns[i])
+			fprintf(file, " (%.3f s)", (double)stats->exit_ns[i] / 1e9);
+	}
+	fprintf(file, "%s\n", *between ? "" : " none");
+	stats_print(file, stats);
+}
 
-static void write_json(FILE *file, const struct stats *stats)
+void stats_since(struct stats *stats, const struct stats *before)
+{
+	stats->seconds -= before->seconds;
+	for (unsigned i = 0; i < NR_EXIT_KINDS; i++) {
+		stats->exits[i] -= before->exits[i];
+		stats->exit_ns[i] -= before->exit_ns[i];
+	}
+	stats->vfio.maps -= before->vfio.maps;
+	stats->vfio.unmaps -= before->vfio.unmaps;
+	stats->vfio.others -= before->vfio.others;
+#define SUBTRACT_FIELD(name) stats->mediator.name -= before->mediator.name;
+#define KEEP_FIELD(name)
+	MEDIATOR_FIELDS(SUBTRACT_FIELD, KEEP_FIELD)
+}
+
+uint32_t stats_layout(void)
+{
+#define NAME_FIELD(name) #name " "
+	static const char names[] = MEDIATOR_FIELDS(NAME_FIELD, NAME_FIELD);
+	uint32_t hash = 2166136261u ^ (uint32_t)sizeof(struct stats); /* FNV-1a */
+
+	for (size_t i = 0; i < sizeof(names); i++)
+		hash = (hash ^ (uint8_t)names[i]) * 16777619u;
+	for (unsigned i = 0; i < NR_EXIT_KINDS; i++) {
+		for (const char *c = exit_names[i]; *c; c++)
+			hash = (hash ^ (uint8_t)*c) * 16777619u;
+	}
+	return hash;
+}
+
+void stats_write_json(FILE *file, const struct stats *stats)
 {
 	fprintf(file, "{\n  \"seconds\": %.3f,\n  \"exits\": {", stats->seconds);
 	for (unsigned i = 0; i < NR_EXIT_KINDS; i++)
 		fprintf(file, "%s\n    \"%s\": %" PRIu64, i ? "," : "", exit_names[i],
 			stats->exits[i]);
-	fprintf(file, "\n  },\n  \"viommu\": ");
+	fprintf(file, "\n  },\n  \"exit_ns\": {");
+	for (unsigned i = 0; i < NR_EXIT_KINDS; i++)
+		fprintf(file, "%s\n    \"%s\": %" PRIu64, i ? "," : "", exit_names[i],
+			stats->exit_ns[i]);
+	fprintf(file,
+		"\n  },\n  \"vfio_calls\": {\n    \"map\": %" PRIu64 ",\n    \"unmap\": %" PRIu64
+		",\n    \"others\": %" PRIu64 "\n  },\n  \"viommu\": ",
+		stats->vfio.maps, stats->vfio.unmaps, stats->vfio.others);
 	if (!stats->viommu) {
 		fprintf(file, "null\n}\n");
 		return;
@@ -155,7 +214,7 @@ static void write_json(FILE *file, const struct stats *stats)
 	fprintf(file, "{\n    \"endpoints\": %u,\n    \"frame_size\": %" PRIu64,
 		stats->nr_endpoints, stats->frame_size);
 #define WRITE_FIELD(name) fprintf(file, ",\n    \"" #name "\": %" PRIu64, stats->mediator.name);
-	MEDIATOR_FIELDS(WRITE_FIELD)
+	MEDIATOR_FIELDS(WRITE_FIELD, WRITE_FIELD)
 	fprintf(file, "\n  }\n}\n");
 }
 
@@ -220,7 +279,7 @@ int stats_write_file(const char *path, const struct stats *stats)
 		close(fd);
 		goto err_unlink;
 	}
-	write_json(file, stats);
+	stats_write_json(file, stats);
 	/* mkostemp gives 0600; a file the user asked for is as readable as any other. */
 	mask = umask(0);
 	umask(mask);

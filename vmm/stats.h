@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* stats - what a run did, told after it: a short table for people, a JSON file for tools. */
+/*
+ * stats - what a run did, told after it and while it runs: a table for people, JSON for tools.
+ */
 #ifndef VMM_STATS_H
 #define VMM_STATS_H
 
@@ -8,6 +10,7 @@
 #include <stdio.h>
 
 #include "iommu/mediator.h"
+#include "iommu/vfio.h"
 
 /* Why vCPUs left the guest. */
 enum exit_kind {
@@ -16,7 +19,7 @@ enum exit_kind {
 	EXIT_KIND_VIRTIO, /* virtio-mmio registers */
 	EXIT_KIND_ECAM,
 	EXIT_KIND_BAR,
-	EXIT_KIND_DART, /* registers of a DART that the guest owns */
+	EXIT_KIND_DART,	     /* registers of a DART that the guest owns */
 	EXIT_KIND_UNCLAIMED, /* MMIO where nothing is */
 	EXIT_KIND_NISV,	     /* an access KVM could not decode */
 	EXIT_KIND_OTHER,     /* signals, system events */
@@ -29,6 +32,8 @@ enum exit_kind exit_kind_of(uint64_t gpa);
 struct stats {
 	double seconds; /* the guest ran */
 	uint64_t exits[NR_EXIT_KINDS];
+	uint64_t exit_ns[NR_EXIT_KINDS]; /* spent on them, of all vCPUs together */
+	struct vfio_counts vfio;
 	bool viommu; /* there was one: the rest is valid */
 	unsigned nr_endpoints;
 	uint64_t frame_size; /* bytes */
@@ -37,6 +42,19 @@ struct stats {
 
 /* stats_print - the table, when devices were behind the virtio-iommu; nothing otherwise */
 void stats_print(FILE *file, const struct stats *stats);
+
+/* stats_print_live - the same of a VM that runs, and its exits; there is always something */
+void stats_print_live(FILE *file, const struct stats *stats);
+
+/* stats_write_json - one object and a newline */
+void stats_write_json(FILE *file, const struct stats *stats);
+
+/* stats_since - what came after @before, in @stats' place; what tells a state (levels, peaks) stays
+ */
+void stats_since(struct stats *stats, const struct stats *before);
+
+/* stats_layout - a number that no other version's struct stats has, as good as certainly */
+uint32_t stats_layout(void);
 
 /* stats_check_file - can @path be written at the end? Leaves nothing behind.
  * Return: 0; -errno after a line on stderr. */

@@ -41,7 +41,9 @@ struct vcpu {
 	pthread_t thread;
 	bool started;
 	atomic_bool stopping;
+	/* Written by the thread alone, read by any: relaxed atomics. */
 	uint64_t exits[NR_EXIT_KINDS];
+	uint64_t exit_ns[NR_EXIT_KINDS];
 	/* Rate limit of warnings. */
 	time_t warn_second;
 	unsigned warnings;
@@ -184,17 +186,31 @@ static bool may_warn(struct vcpu *vcpu)
 	return false;
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static void add_relaxed(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
 static void handle_mmio(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
-	uint64_t gpa = run->mmio.phys_addr;
+	uint64_t gpa = run->mmio.phys_addr, start = now_ns();
+	enum exit_kind kind = EXIT_KIND_UNCLAIMED;
 
-	if (bus_access(vcpu->machine->bus, gpa, run->mmio.data, run->mmio.len,
-		       run->mmio.is_write)) {
-		vcpu->exits[exit_kind_of(gpa)]++;
+	if (bus_access(vcpu->machine->bus, gpa, run->mmio.data, run->mmio.len, run->mmio.is_write))
+		kind = exit_kind_of(gpa);
+	add_relaxed(&vcpu->exits[kind], 1);
+	add_relaxed(&vcpu->exit_ns[kind], now_ns() - start);
+	if (kind != EXIT_KIND_UNCLAIMED)
 		return;
-	}
-	vcpu->exits[EXIT_KIND_UNCLAIMED]++;
 	if (may_warn(vcpu))
 		msg_warn("vCPU %u: %u-byte %s at 0x%llx, where nothing is", vcpu->index,
 			 run->mmio.len, run->mmio.is_write ? "write" : "read",
@@ -210,7 +226,7 @@ static int handle_nisv(struct vcpu *vcpu)
 	struct kvm_vcpu_events events;
 	uint64_t pc = 0;
 
-	vcpu->exits[EXIT_KIND_NISV]++;
+	add_relaxed(&vcpu->exits[EXIT_KIND_NISV], 1);
 	get_reg(vcpu, CORE_REG(pc), &pc);
 	if (may_warn(vcpu))
 		msg_warn("vCPU %u: an instruction at pc 0x%llx that cannot be emulated accessed "
@@ -278,10 +294,10 @@ static bool handle_exit(struct vcpu *vcpu)
 			crash(vcpu, "the abort could not be injected: %s", strerror(-ret));
 		return !ret;
 	case KVM_EXIT_INTR:
-		vcpu->exits[EXIT_KIND_OTHER]++;
+		add_relaxed(&vcpu->exits[EXIT_KIND_OTHER], 1);
 		return true;
 	case KVM_EXIT_SYSTEM_EVENT:
-		vcpu->exits[EXIT_KIND_OTHER]++;
+		add_relaxed(&vcpu->exits[EXIT_KIND_OTHER], 1);
 		handle_system_event(vcpu);
 		return false;
 	case KVM_EXIT_FAIL_ENTRY:
@@ -309,7 +325,7 @@ static void *vcpu_thread(void *ctx)
 			if (!handle_exit(vcpu))
 				break;
 		} else if (errno == EINTR || errno == EAGAIN) {
-			vcpu->exits[EXIT_KIND_OTHER]++;
+			add_relaxed(&vcpu->exits[EXIT_KIND_OTHER], 1);
 		} else {
 			crash(vcpu, "KVM_RUN: %s", strerror(errno));
 			break;
@@ -363,8 +379,11 @@ void vcpu_join(struct vcpu *vcpu)
 	vcpu->started = false;
 }
 
-void vcpu_count_exits(const struct vcpu *vcpu, uint64_t exits[NR_EXIT_KINDS])
+void vcpu_count_exits(const struct vcpu *vcpu, uint64_t exits[NR_EXIT_KINDS],
+		      uint64_t ns[NR_EXIT_KINDS])
 {
-	for (unsigned i = 0; i < NR_EXIT_KINDS; i++)
-		exits[i] += vcpu->exits[i];
+	for (unsigned i = 0; i < NR_EXIT_KINDS; i++) {
+		exits[i] += __atomic_load_n(&vcpu->exits[i], __ATOMIC_RELAXED);
+		ns[i] += __atomic_load_n(&vcpu->exit_ns[i], __ATOMIC_RELAXED);
+	}
 }

@@ -42,7 +42,9 @@ int vcpu_start(struct vcpu *vcpu);
 void vcpu_kick(struct vcpu *vcpu);
 void vcpu_join(struct vcpu *vcpu);
 
-/* vcpu_count_exits - add its exits to @exits; after vcpu_join() */
-void vcpu_count_exits(const struct vcpu *vcpu, uint64_t exits[NR_EXIT_KINDS]);
+/* vcpu_count_exits - add its exits to @exits, and the time they took to @ns; any thread, any time
+ */
+void vcpu_count_exits(const struct vcpu *vcpu, uint64_t exits[NR_EXIT_KINDS],
+		      uint64_t ns[NR_EXIT_KINDS]);
 
 #endif

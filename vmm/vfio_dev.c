@@ -7,11 +7,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "iommu/base.h"
+#include "iommu/vfio.h"
 
 /* The uapi's hot-reset structures end in flexible arrays; a bus has at most 256 functions. */
 #define MAX_DEPENDENT 256u
@@ -58,10 +58,10 @@ static int dev_set_irqs(struct pci_dev *dev, unsigned index, unsigned nr, const 
 		     (nr ? VFIO_IRQ_SET_DATA_EVENTFD : VFIO_IRQ_SET_DATA_NONE);
 	if (nr)
 		memcpy(set->data, fds, nr * sizeof(*fds));
-	ret = ioctl(real(dev)->fd, VFIO_DEVICE_SET_IRQS, set);
+	ret = vfio_ioctl(real(dev)->fd, VFIO_DEVICE_SET_IRQS, set);
 	/* Positive: so many vectors could have been had, but none is set up. */
-	if (ret)
-		ret = ret < 0 ? -errno : -ENOSPC;
+	if (ret > 0)
+		ret = -ENOSPC;
 	free(set);
 	return ret;
 }
@@ -76,12 +76,12 @@ static void dev_unmask_intx(struct pci_dev *dev)
 	};
 
 	/* Fails only when INTx has been disabled meanwhile: nothing is masked then. */
-	(void)ioctl(real(dev)->fd, VFIO_DEVICE_SET_IRQS, &set);
+	(void)vfio_ioctl(real(dev)->fd, VFIO_DEVICE_SET_IRQS, &set);
 }
 
 static int dev_reset(struct pci_dev *dev)
 {
-	return ioctl(real(dev)->fd, VFIO_DEVICE_RESET) ? -errno : 0;
+	return vfio_ioctl(real(dev)->fd, VFIO_DEVICE_RESET, NULL);
 }
 
 static void dev_close(struct pci_dev *dev)
@@ -160,10 +160,9 @@ static int read_region(struct real_dev *r, unsigned index)
 	for (;;) {
 		info->argsz = size;
 		info->index = index;
-		if (ioctl(r->fd, VFIO_DEVICE_GET_REGION_INFO, info)) {
-			ret = -errno;
+		ret = vfio_ioctl(r->fd, VFIO_DEVICE_GET_REGION_INFO, info);
+		if (ret)
 			goto out;
-		}
 		if (info->argsz <= size)
 			break;
 		size = info->argsz;
@@ -190,7 +189,8 @@ static unsigned count_irqs(struct real_dev *r, unsigned index)
 {
 	struct vfio_irq_info info = {.argsz = sizeof(info), .index = index};
 
-	if (ioctl(r->fd, VFIO_DEVICE_GET_IRQ_INFO, &info) || !(info.flags & VFIO_IRQ_INFO_EVENTFD))
+	if (vfio_ioctl(r->fd, VFIO_DEVICE_GET_IRQ_INFO, &info) ||
+	    !(info.flags & VFIO_IRQ_INFO_EVENTFD))
 		return 0;
 	return info.count;
 }
@@ -215,8 +215,9 @@ int vfio_dev_open(int fd, const char *name, struct pci_dev **out, char *error, s
 	r->fd = fd;
 	r->dev.ops = &real_ops;
 	r->dev.name = name;
-	if (ioctl(fd, VFIO_DEVICE_GET_INFO, &info)) {
-		ret = open_failed(-errno, name, "VFIO_DEVICE_GET_INFO failed", error, error_len);
+	ret = vfio_ioctl(fd, VFIO_DEVICE_GET_INFO, &info);
+	if (ret) {
+		ret = open_failed(ret, name, "VFIO_DEVICE_GET_INFO failed", error, error_len);
 		goto err_close;
 	}
 	if (!(info.flags & VFIO_DEVICE_FLAGS_PCI)) {
@@ -260,10 +261,9 @@ int vfio_dev_hot_reset(struct pci_dev *dev, const unsigned *groups, const int *g
 		goto out;
 	}
 	info->argsz = size;
-	if (ioctl(real(dev)->fd, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, info)) {
-		ret = -errno;
+	ret = vfio_ioctl(real(dev)->fd, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, info);
+	if (ret)
 		goto out;
-	}
 	reset->argsz = (uint32_t)(sizeof(*reset) + nr * sizeof(reset->group_fds[0]));
 	for (unsigned g = 0; g < nr; g++) {
 		for (uint32_t i = 0; i < MIN(info->count, MAX_DEPENDENT); i++)
@@ -282,7 +282,7 @@ int vfio_dev_hot_reset(struct pci_dev *dev, const unsigned *groups, const int *g
 			goto out;
 		}
 	}
-	ret = ioctl(real(dev)->fd, VFIO_DEVICE_PCI_HOT_RESET, reset) ? -errno : 0;
+	ret = vfio_ioctl(real(dev)->fd, VFIO_DEVICE_PCI_HOT_RESET, reset);
 out:
 	free(info);
 	free(reset);

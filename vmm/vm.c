@@ -44,6 +44,7 @@
 #include "vmm/rtc.h"
 #include "vmm/sim.h"
 #include "vmm/stats.h"
+#include "vmm/statsock.h"
 #include "vmm/strict.h"
 #include "vmm/tap.h"
 #include "vmm/term.h"
@@ -137,7 +138,9 @@ struct vm {
 	struct evloop_watch *fault_watch;
 	bool input_to_hvc;
 
-	double seconds;
+	struct statsock *statsock;
+
+	double start, seconds; /* when the guest started, by now(); how long it ran, at the end */
 };
 
 /* ---- files ----------------------------------------------------------------------------------- */
@@ -858,6 +861,7 @@ static int add_virtio(struct vm *vm)
 /* ---- the machine ----------------------------------------------------------------------------- */
 
 static void vm_destroy(struct vm *vm);
+static void collect_stats(void *ctx, struct stats *out);
 
 /* An interrupt is honoured between two steps. */
 static int interrupted(void)
@@ -914,6 +918,8 @@ static int vm_create(const struct vm_config *cfg, struct vm **out)
 	    (ret = vcpu_set_entry(vm->vcpus[0], vm->plan.kernel_entry, vm->plan.fdt)))
 		goto err_vm;
 	kernel_free(&vm->kernel);
+	if (cfg->live_stats && (ret = statsock_create(vm->loop, collect_stats, vm, &vm->statsock)))
+		goto err_vm;
 	*out = vm;
 	return 0;
 
@@ -935,6 +941,7 @@ static void quiesce(struct vm *vm)
 static void vm_destroy(struct vm *vm)
 {
 	quiesce(vm);
+	statsock_destroy(vm->statsock);
 	while (vm->nr_slots)
 		remove_slot(&vm->slots[--vm->nr_slots]);
 	evloop_remove(vm->loop, vm->fault_watch);
@@ -1040,8 +1047,9 @@ static int vm_play(struct vm *vm)
 		.resize = terminal_resized,
 		.ctx = vm,
 	};
-	double start = now();
 	int status;
+
+	vm->start = now();
 
 	status = term_create(&term_cfg, &vm->term);
 	if (status) {
@@ -1054,7 +1062,7 @@ static int vm_play(struct vm *vm)
 	quiesce(vm);
 	term_destroy(vm->term);
 	vm->term = NULL;
-	vm->seconds = now() - start;
+	vm->seconds = now() - vm->start;
 	if (status < 0) {
 		msg_error("the event loop failed: %s", strerror(-status));
 		status = EXIT_FAILED;
@@ -1062,18 +1070,29 @@ static int vm_play(struct vm *vm)
 	return status;
 }
 
+/* @out is all zero before. */
+static void collect_stats(void *ctx, struct stats *out)
+{
+	struct vm *vm = ctx;
+
+	out->seconds = vm->seconds > 0 ? vm->seconds : now() - vm->start;
+	for (unsigned i = 0; i < vm->cfg->vcpus; i++)
+		vcpu_count_exits(vm->vcpus[i], out->exits, out->exit_ns);
+	vfio_get_counts(&out->vfio);
+	out->viommu = vm->mediator;
+	if (!vm->mediator)
+		return;
+	out->nr_endpoints = vfio_set_count(vm->vfio) + sim_set_nr_endpoints(vm->sim);
+	out->frame_size = mediator_frame_size(vm->mediator);
+	mediator_get_stats(vm->mediator, &out->mediator);
+}
+
 /* Tell what was done. Return: 0; -errno after a line on stderr. */
 static int report(struct vm *vm)
 {
-	struct stats stats = {.seconds = vm->seconds, .viommu = vm->mediator};
+	struct stats stats = {0};
 
-	for (unsigned i = 0; i < vm->cfg->vcpus; i++)
-		vcpu_count_exits(vm->vcpus[i], stats.exits);
-	if (vm->mediator) {
-		stats.nr_endpoints = vfio_set_count(vm->vfio) + sim_set_nr_endpoints(vm->sim);
-		stats.frame_size = mediator_frame_size(vm->mediator);
-		mediator_get_stats(vm->mediator, &stats.mediator);
-	}
+	collect_stats(vm, &stats);
 	stats_print(stderr, &stats);
 	return vm->cfg->stats ? stats_write_file(vm->cfg->stats, &stats) : 0;
 }

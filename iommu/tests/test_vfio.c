@@ -294,6 +294,43 @@ static void map_says_exactly_what_was_asked(void **state)
 	vfio_container_close(c);
 }
 
+static void every_call_is_counted_by_kind(void **state)
+{
+	struct vfio_counts before, after;
+	struct vfio_container *c;
+	struct instance *inst;
+	struct shadow *shadow;
+
+	(void)state;
+	vfio_get_counts(&before);
+	inst = open_ok(&c);
+	vfio_get_counts(&after);
+	assert_true(after.others > before.others);
+	assert_int_equal(after.maps, before.maps);
+	assert_int_equal(after.unmaps, before.unmaps);
+
+	shadow = shadow_of(inst);
+	vfio_get_counts(&before);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(shadow->ops->map(shadow, 0x8000 + i * 0x4000, (void *)0x100000,
+						  0x4000, PROT_DEV_READ),
+				 0);
+	shadow->ops->unmap(shadow, 0x8000, 0x4000);
+	shadow->ops->unmap(shadow, 0xc000, 0x4000);
+	vfio_get_counts(&after);
+	assert_int_equal(after.maps - before.maps, 3);
+	assert_int_equal(after.unmaps - before.unmaps, 2);
+	assert_int_equal(after.others, before.others);
+
+	/* What the kernel refuses was asked for all the same. */
+	k.map_ret = -ENOSPC;
+	assert_int_equal(shadow->ops->map(shadow, 0x8000, (void *)0x100000, 0x4000, PROT_DEV_READ),
+			 -ENOSPC);
+	vfio_get_counts(&after);
+	assert_int_equal(after.maps - before.maps, 4);
+	vfio_container_close(c);
+}
+
 static void a_refused_map_is_reported_once_per_cause(void **state)
 {
 	struct vfio_container *c;
@@ -460,6 +497,7 @@ int main(void)
 		TEST(of_too_many_apertures_the_largest_stay),
 		TEST(a_kernel_that_says_little_gets_defaults),
 		TEST(map_says_exactly_what_was_asked),
+		TEST(every_call_is_counted_by_kind),
 		TEST(a_refused_map_is_reported_once_per_cause),
 		TEST(an_unmap_that_fails_makes_every_later_sync_fail),
 		TEST(an_unmap_of_another_size_makes_every_later_sync_fail),

@@ -647,6 +647,20 @@ static void the_other_commands_are_understood(void **state)
 	parse("inspect vmlinuz");
 	assert_int_equal(call.req.command, CLI_INSPECT);
 	assert_string_equal(call.req.kernel, "vmlinuz");
+	parse("stat 4711");
+	assert_int_equal(call.req.command, CLI_STAT);
+	assert_int_equal(call.req.stat.pid, 4711);
+	assert_int_equal(call.req.stat.count, 1);
+	assert_false(call.req.stat.json);
+	parse("stat --json 4711");
+	assert_true(call.req.stat.json);
+	parse("stat 4711 -i 5 --json");
+	assert_int_equal(call.req.stat.pid, 4711);
+	assert_int_equal(call.req.stat.interval, 5);
+	assert_int_equal(call.req.stat.count, 0);
+	parse("stat --interval=86400 4711 --count 3");
+	assert_int_equal(call.req.stat.interval, 86400);
+	assert_int_equal(call.req.stat.count, 3);
 	parse("inspect -- -file");
 	assert_int_equal(call.req.command, CLI_INSPECT);
 	assert_string_equal(call.req.kernel, "-file");
@@ -663,13 +677,28 @@ static void what_the_other_commands_do_not_take_is_refused(void **state)
 		{"inspect", "inspect: no kernel given"},
 		{"inspect ''", "no file given"},
 		{"inspect a b", "unexpected argument 'b'"},
+		{"stat", "stat: no process given; give its number"},
+		{"stat --json", "stat: no process given"},
+		{"stat x", "stat: process 'x': give a number from 1 to"},
+		{"stat 0", "stat: process '0': give a number from 1 to"},
+		{"stat 12x", "stat: process '12x'"},
+		{"stat 99999999999999999999", "stat: process '9999"},
+		{"stat 1 2", "stat: unexpected argument '2'"},
+		{"stat 1 --jsno", "did you mean --json?"},
+		{"stat 1 -i 0", "stat: --interval '0': give a number from 1 to 86400"},
+		{"stat 1 -i 86401", "stat: --interval '86401'"},
+		{"stat 1 -i", "option '-i' needs a value"},
+		{"stat 1 -i 1 -n 0", "stat: --count '0'"},
+		{"stat 1 -n 2", "stat: --count without --interval"},
+		{"run -k K --live-stats=1", "takes no value"},
+		{"run -k K --live-stats --live-stats", "given a second time"},
 		{"version 1", "unexpected argument '1'"},
 		{"help run more", "unexpected argument 'more'"},
 		{"help rnu", "unknown command 'rnu'; did you mean run?"},
 		{"rnu", "unknown command 'rnu'; did you mean run?"},
 		{"device", "did you mean devices?"},
 		{"launch",
-		 "unknown command 'launch'; the commands are run, check, devices, inspect"},
+		 "unknown command 'launch'; the commands are run, check, devices, inspect, stat"},
 		{"frobnicate-all-that-there-is-and-more", "unknown command 'frobnicate-all"},
 		{"''", "unknown command ''"},
 		{"-k vmlinuz", "the command comes first, as in granule run -k FILE"},
@@ -694,6 +723,8 @@ static void help_goes_to_standard_output_when_asked_for(void **state)
 		{"help devices", "usage: granule devices"},
 		{"devices -h", "usage: granule devices"},
 		{"inspect --help", "usage: granule inspect"},
+		{"stat -h", "usage: granule stat"},
+		{"stat 1 -h", "usage: granule stat"},
 		{"version", "granule 0."},
 		{"--version", "granule 0."},
 	};

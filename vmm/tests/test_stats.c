@@ -21,6 +21,7 @@ static const struct stats some = {
 	.viommu = true,
 	.nr_endpoints = 1,
 	.frame_size = 16384,
+	.vfio = {.maps = 31, .unmaps = 32, .others = 33},
 	.mediator = {.maps = 1234,
 		     .bytes_to_guest = 5 << 20,
 		     .bounce_frames = 77,
@@ -87,6 +88,54 @@ static void no_endpoint_no_table(void **state)
 	assert_string_equal(text, "");
 }
 
+static void the_live_table_has_exits_whatever_the_devices(void **state)
+{
+	struct stats stats = {.seconds = 3, .exits = {[EXIT_KIND_RTC] = 5}};
+	char text[2048] = {0};
+	FILE *file = fmemopen(text, sizeof(text), "w");
+
+	(void)state;
+	stats.exit_ns[EXIT_KIND_RTC] = 1500000000;
+	stats_print_live(file, &stats);
+	fclose(file);
+	assert_string_equal(text, "granule: 3.0 s; exits of the guest: 5 rtc (1.500 s)\n");
+	file = fmemopen(text, sizeof(text), "w");
+	stats_print_live(file, &some);
+	fclose(file);
+	assert_non_null(strstr(text, "guest: 7 uart, 9 bar\n"));
+	assert_non_null(strstr(text, "31 to map, 32 to unmap, 33 others"));
+}
+
+static void a_difference_keeps_what_tells_a_state(void **state)
+{
+	struct stats before = some, stats = some;
+
+	(void)state;
+	stats.seconds = 4;
+	stats.exits[EXIT_KIND_BAR] += 3;
+	stats.exit_ns[EXIT_KIND_BAR] = 100;
+	stats.vfio.maps++;
+	stats.vfio.unmaps += 2;
+	stats.vfio.others += 3;
+	stats.mediator.maps += 5;
+	stats.mediator.faults_lost = 6;
+	stats.mediator.bounce_live = 8;
+	stats_since(&stats, &before);
+	assert_true(stats.seconds > 2.4 && stats.seconds < 2.6);
+	assert_int_equal(stats.exits[EXIT_KIND_BAR], 3);
+	assert_int_equal(stats.exits[EXIT_KIND_UART], 0);
+	assert_int_equal(stats.exit_ns[EXIT_KIND_BAR], 100);
+	assert_int_equal(stats.vfio.maps, 1);
+	assert_int_equal(stats.vfio.unmaps, 2);
+	assert_int_equal(stats.vfio.others, 3);
+	assert_int_equal(stats.mediator.maps, 5);
+	assert_int_equal(stats.mediator.faults_lost, 6);
+	assert_int_equal(stats.mediator.bounce_live, 8);
+	assert_int_equal(stats.mediator.bounce_bytes_peak, 42);
+	assert_int_equal(stats.mediator.bounce_frames, 0);
+	assert_int_equal(stats.frame_size, 16384);
+}
+
 static void the_file_is_json_with_every_count(void **state)
 {
 	struct stat st;
@@ -100,6 +149,9 @@ static void the_file_is_json_with_every_count(void **state)
 	assert_non_null(strstr(text, "\"uart\": 7,"));
 	assert_non_null(strstr(text, "\"bar\": 9,"));
 	assert_non_null(strstr(text, "\"maps\": 1234,"));
+	assert_non_null(strstr(text, "\"map\": 31,"));
+	assert_non_null(strstr(text, "\"unmap\": 32,"));
+	assert_non_null(strstr(text, "\"others\": 33\n"));
 	assert_non_null(strstr(text, "\"bounce_bytes_peak\": 42\n"));
 	assert_int_equal(text[strlen(text) - 2], '}');
 	umask(022);
@@ -160,6 +212,7 @@ static void an_address_tells_the_kind_of_exit(void **state)
 		{LAYOUT_RTC_BASE, EXIT_KIND_RTC},
 		{LAYOUT_VIRTIO_BASE + 3 * LAYOUT_VIRTIO_STRIDE + 0x50, EXIT_KIND_VIRTIO},
 		{LAYOUT_PCI_ECAM_BASE + 0xfffff, EXIT_KIND_ECAM},
+		{LAYOUT_PCI_IO_BASE, EXIT_KIND_BAR},
 		{LAYOUT_PCI_MEM32_BASE, EXIT_KIND_BAR},
 		{LAYOUT_PCI_MEM64_BASE + LAYOUT_PCI_MEM64_LEN - 1, EXIT_KIND_BAR},
 		{LAYOUT_PCI_MEM64_BASE + LAYOUT_PCI_MEM64_LEN, EXIT_KIND_OTHER},
@@ -177,6 +230,8 @@ int main(void)
 #define T(name) cmocka_unit_test_setup_teardown(name, in_a_directory, drop_directory)
 		cmocka_unit_test(the_table_names_what_was_done),
 		cmocka_unit_test(no_endpoint_no_table),
+		cmocka_unit_test(the_live_table_has_exits_whatever_the_devices),
+		cmocka_unit_test(a_difference_keeps_what_tells_a_state),
 		T(the_file_is_json_with_every_count),
 		T(an_old_file_is_kept_until_the_new_one_is_whole),
 		T(a_place_that_cannot_be_written_is_refused),
