@@ -127,7 +127,7 @@ $(B)/arm64/granule: $(patsubst %.c,$(B)/arm64/%.o,$(vmm_KVM_SRCS)) $(foreach l,$
 
 # ---- unit tests -----------------------------------------------------------------------------------
 
-THREADED := test_dart* test_faultlog test_mediator* test_oracle* test_poller test_ring_order test_sim test_sim_* test_sync test_virtio_ring
+THREADED := test_coherence test_dart* test_faultlog test_hold test_mediator* test_oracle* test_poller test_ring_order test_sim test_sim_* test_sync test_virtio_ring
 
 # $(1) flavour, $(2) layer, $(3) test_<noun>
 define unit_test

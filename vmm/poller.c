@@ -4,30 +4,49 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
+
+#include "iommu/base.h"
+
+#define NS_PER_S UINT64_C(1000000000)
 
 struct poller {
 	struct evloop *loop;
 	struct evloop_watch *watch;
 	struct endpoint *ep;
-	struct itimerspec delay; /* once */
+	uint64_t delay_ns;
 	int fd;
 };
 
-/* A timerfd and not a timer of the loop: starting it again cannot fail for want of memory. */
-static void start(struct poller *poller)
+static uint64_t now_ns(void)
 {
-	(void)timerfd_settime(poller->fd, 0, &poller->delay, NULL);
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+/* A timerfd and not a timer of the loop: starting it again cannot fail for want of memory. */
+static void start(struct poller *poller, uint64_t ns)
+{
+	const struct itimerspec once = {
+		.it_value = {(time_t)(ns / NS_PER_S), (long)(ns % NS_PER_S)}};
+
+	(void)timerfd_settime(poller->fd, 0, &once, NULL);
 }
 
 static void on_timer(void *ctx, uint64_t count)
 {
 	struct poller *poller = ctx;
+	uint64_t began = now_ns(), took;
 
 	(void)count;
 	endpoint_sync_for_cpu(poller->ep);
 	endpoint_sync_for_device(poller->ep);
-	start(poller);
+	/* It may have held the vCPUs: they get as much time as it took, at least. */
+	took = now_ns() - began;
+	start(poller, MAX(poller->delay_ns, took));
 }
 
 int poller_create(struct evloop *loop, struct endpoint *ep, unsigned us, struct poller **out)
@@ -40,7 +59,7 @@ int poller_create(struct evloop *loop, struct endpoint *ep, unsigned us, struct 
 	*poller = (struct poller){
 		.loop = loop,
 		.ep = ep,
-		.delay.it_value = {us / 1000000, (long)(us % 1000000) * 1000},
+		.delay_ns = us * UINT64_C(1000),
 	};
 	poller->fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
 	if (poller->fd < 0) {
@@ -52,7 +71,7 @@ int poller_create(struct evloop *loop, struct endpoint *ep, unsigned us, struct 
 	if (ret)
 		goto err_close;
 	if (endpoint_needs_sync(ep))
-		start(poller);
+		start(poller, poller->delay_ns);
 	*out = poller;
 	return 0;
 

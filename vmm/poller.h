@@ -19,7 +19,8 @@ struct poller;
  * poller_create - sync both ways, for the CPU and then for devices, again and again
  * @ep: outlives it; where it is SYNC_NONE nothing is done
  * @us: microseconds between the end of one turn and the next, POLL_US_MIN to POLL_US_MAX: however
- *      long a sync takes, the loop has time for others
+ *      long a sync takes, the loop has time for others. A turn that took longer is followed by
+ *      as long a rest, for vCPUs may have been held.
  * Return: 0; -ENOMEM; -errno of timerfd_create(2).
  */
 int poller_create(struct evloop *loop, struct endpoint *ep, unsigned us, struct poller **out);

@@ -11,14 +11,18 @@ has_poll_queue() {
 }
 
 # The disk's history so far is t.history, with "_" for blanks.
-# shellcheck disable=SC2046 # steps are words
-polled_random_io() {
-	blkcheck random $(param history -g_0 | tr _ ' ') -r "$(param random 1,300)" -d -p -q 64 -a 4 $disk
-}
+history=$(param history '-g_0' | tr _ ' ')
+
+# polled SEED,COUNT DEPTH ALIGN. One by one there is nothing but the poll: deep ones are split for their
+# alignment, and then some have an interrupt, which is a sync point for all.
+# shellcheck disable=SC2086 # steps are words
+polled() { blkcheck random $history -r "$1" -d -p -q "$2" -a "$3" $disk; }
 
 claim guest_page_size has_page_size
 claim nvme_appears wait_for_disk
 claim nvme_in_its_iommu_group in_its_group
 claim nvme_has_a_poll_queue has_poll_queue
-claim polled_random_io_is_exact polled_random_io
+claim polled_io_one_by_one_is_exact polled "$(param single 1,60)" 1 512
+history="$history -r $(param single 1,60)"
+claim polled_random_io_is_exact polled "$(param random 2,300)" 64 4
 finish
