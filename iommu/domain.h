@@ -60,6 +60,7 @@ struct domain {
 	unsigned nr_endpoints;
 	unsigned nr_full;    /* of them SYNC_FULL */
 	uint64_t ring_limit; /* read-write mappings of up to so many bytes are always bounced */
+	unsigned nr_held;    /* of them that want vCPUs held */
 	bool trapped;	     /* all of them that sync are trapped */
 	struct domain *next; /* env->domains */
 };

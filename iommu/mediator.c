@@ -45,7 +45,8 @@ struct mediator {
 	pthread_mutex_t lock;
 	struct mediator_cfg cfg;
 	struct domain_env env;
-	bool sealed; /* requests have begun: endpoints, granules and ranges are final */
+	struct sync_hold hold; /* cfg's */
+	bool sealed;	       /* requests have begun: endpoints, granules and ranges are final */
 	struct iova_range input_range;
 	struct endpoint *endpoints;
 	struct stream_state *streams;
@@ -169,6 +170,7 @@ int mediator_create(const struct mediator_cfg *cfg, struct mediator **out)
 	if (!m)
 		return -ENOMEM;
 	m->cfg = *cfg;
+	m->hold = (struct sync_hold){cfg->hold, cfg->release, cfg->hold_ctx};
 	m->input_range = (struct iova_range){0, UINT64_MAX};
 	m->env.gmem = cfg->gmem;
 	m->env.ram_base = ram_base(cfg->gmem);
@@ -650,6 +652,7 @@ static void drop_endpoint(struct mediator *m, struct domain *dom, struct endpoin
 		link = &(*link)->next;
 	*link = ep->heads.next;
 	dom->nr_full -= ep->full;
+	dom->nr_held -= ep->cfg.hold;
 	if (!--dom->nr_endpoints)
 		forget_domain(m, dom);
 }
@@ -710,6 +713,7 @@ static int attach(struct mediator *m, struct endpoint *ep, uint32_t id, bool byp
 	ep->domain = dom;
 	dom->nr_endpoints++;
 	dom->nr_full += ep->full;
+	dom->nr_held += ep->cfg.hold;
 	dom->relaxed = dom->relaxed && ep->cfg.relaxed;
 	if (old)
 		drop_endpoint(m, old, ep);
@@ -1229,7 +1233,9 @@ static void sync_point(struct endpoint *ep, enum sync_dir dir)
 		start = m->env.now_ns();
 		ep->nr_calm = 0;
 		sync_frames(&ep->domain->frames, m->env.pool, m->env.granule, dir,
-			    mode_of(ep->domain), m->env.scratch, &m->stats);
+			    mode_of(ep->domain),
+			    ep->domain->nr_held && m->cfg.hold ? &m->hold : NULL, m->env.scratch,
+			    &m->stats);
 		if (dir == SYNC_FOR_DEVICE)
 			m->stats.syncs_for_device++;
 		else

@@ -63,6 +63,7 @@ struct mediator_stats {
 	uint64_t sync_ns; /* time in them, by the mediator's clock */
 	uint64_t traps, untraps; /* endpoints told TRAP_ON, and otherwise */
 	uint64_t conflicts; /* bytes that guest and device both changed between two sync points */
+	uint64_t holds;	    /* times that vCPUs were held */
 	uint64_t unstable;  /* syncs in which the device kept writing past the collect limit */
 	uint64_t reclassified; /* exposed frames that had to become bounce */
 	uint64_t instance_maps, instance_unmaps, instance_errors;
@@ -109,6 +110,14 @@ struct mediator_cfg {
 			  take long to find; 0 makes runs repeatable */
 	struct iova_range
 		doorbell; /* guest-physical page(s) of the MSI doorbell; start > last: none */
+	/*
+	 * Keep every vCPU out of the guest until release(), for endpoints with endpoint_cfg.hold.
+	 * Called with the mediator's lock held, also in a vCPU's own exit: neither may wait for
+	 * what waits for the mediator. May be NULL: nobody is held.
+	 */
+	void (*hold)(void *ctx);
+	void (*release)(void *ctx);
+	void *hold_ctx;
 	void (*log)(void *ctx, const char *line); /* a line for the operator; may be NULL */
 	void *log_ctx;
 };
@@ -132,6 +141,9 @@ struct endpoint_cfg {
 	enum sync_mode sync;
 	bool may_turn_full; /* SYNC_RINGS: endpoint_turn_full() may come */
 	bool relaxed;	    /* exposure=relaxed: class "exposed" is allowed */
+	/* Its device sets the valid flag of what it writes last, but who knows at which address: a
+	 * change of more than one word of a ring is one step for vCPUs, which are held for it. */
+	bool hold;
 };
 
 #define MEDIATOR_MAX_STREAMS 8

@@ -21,6 +21,13 @@
  * is still right for a valid flag written last, only slots among each other are no snapshot. */
 #define COLLECT_LIMIT 16
 
+/*
+ * Slots that are looked at, at most, for a snapshot that must be one: a few milliseconds. A device
+ * pauses when it has used up the descriptors it was given, and is given none while it is waited
+ * for.
+ */
+#define PATIENT_LOOKS 65536
+
 /* One changed line of a read-write slot. */
 struct sync_line {
 	uint64_t *dst;
@@ -537,6 +544,7 @@ struct sync_run {
 	size_t granule;
 	enum sync_dir dir;
 	size_t cap;
+	const struct sync_hold *hold;
 	struct mediator_stats *stats;
 };
 
@@ -660,8 +668,20 @@ static bool collect_slot(const struct sync_run *run, struct sync_lines *lines, u
 	return true;
 }
 
+/* Has more than one word changed? One is never seen in part. */
+static bool many_words(const struct sync_lines *lines)
+{
+	unsigned nr = 0;
+
+	if (lines->nr != 1)
+		return lines->nr;
+	for (unsigned i = 0; i < LINE_WORDS; i++)
+		nr += lines->v[0].data[i] != lines->v[0].twin[i];
+	return nr > 1;
+}
+
 /* What was collected last comes first: ascending inside every slot. */
-static void apply_lines(const struct sync_run *run, const struct sync_lines *lines)
+static void store_lines(const struct sync_run *run, const struct sync_lines *lines)
 {
 	for (size_t n = lines->nr; n; n--) {
 		const struct sync_line *line = &lines->v[n - 1];
@@ -670,6 +690,19 @@ static void apply_lines(const struct sync_run *run, const struct sync_lines *lin
 			*count_of(run) += merge_word(line->dst + i, line->twin + i, line->data[i],
 						     run->stats);
 	}
+}
+
+static void apply_lines(const struct sync_run *run, const struct sync_lines *lines)
+{
+	bool hold = run->hold && run->dir == SYNC_FOR_CPU && many_words(lines);
+
+	if (hold) {
+		run->hold->take(run->hold->ctx);
+		run->stats->holds++;
+	}
+	store_lines(run, lines);
+	if (hold)
+		run->hold->release(run->hold->ctx);
 }
 
 /* A place in the order in which rings are collected: all slots before it. */
@@ -763,11 +796,14 @@ static const struct sync_lines *snapshot_rings(const struct sync_run *run,
 {
 	const struct ring_pos begin = {0, 0}, end = {SIZE_MAX, 0};
 	struct sync_lines *now = &scratch->snapshot[0], *before = &scratch->snapshot[1];
+	size_t limit = COLLECT_LIMIT;
 
+	if (run->hold && run->table->rings.nr)
+		limit = MAX(limit, PATIENT_LOOKS / (run->table->rings.nr * run->table->nr_slots));
 	lines_clear(now);
 	if (!collect_rings(run, now, begin, end))
 		return NULL;
-	for (unsigned n = 1; n < COLLECT_LIMIT; n++) {
+	for (size_t n = 1; n < limit; n++) {
 		struct sync_lines *swap = before;
 		struct ring_pos p;
 
@@ -883,8 +919,8 @@ static void sync_rings_by_part(const struct sync_run *run, struct sync_lines *li
 }
 
 void sync_frames(struct frame_table *table, const struct pool *pool, size_t granule,
-		 enum sync_dir dir, enum sync_mode mode, struct sync_scratch *scratch,
-		 struct mediator_stats *stats)
+		 enum sync_dir dir, enum sync_mode mode, const struct sync_hold *hold,
+		 struct sync_scratch *scratch, struct mediator_stats *stats)
 {
 	const struct sync_run run = {
 		.table = table,
@@ -892,6 +928,7 @@ void sync_frames(struct frame_table *table, const struct pool *pool, size_t gran
 		.granule = granule,
 		.dir = dir,
 		.cap = scratch->cap,
+		.hold = hold,
 		.stats = stats,
 	};
 	const struct sync_lines *rings;

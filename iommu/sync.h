@@ -30,6 +30,13 @@ enum sync_dir {
 	SYNC_FOR_CPU,	 /* what the device changed goes to the guest pages */
 };
 
+/* How to keep every CPU that runs guest code from doing so; any thread, both return soon. */
+struct sync_hold {
+	void (*take)(void *ctx);
+	void (*release)(void *ctx);
+	void *ctx;
+};
+
 struct pool;
 struct sync_scratch; /* room for one snapshot of changed ring lines, twice */
 
@@ -89,9 +96,12 @@ void sync_zero(uint8_t *bounce, size_t len);
  * sync_frames - one sync point for all bounce frames of a domain
  * @granule: bytes of a slot
  * @mode: SYNC_RINGS or SYNC_FULL
+ * @hold: NULL: the domain's devices write an entry's valid flag last in time and last in memory;
+ *        else last in time only. Then a snapshot of rings is waited for longer, and what changes
+ *        in more than one word of the guest's rings changes while CPUs are held.
  */
 void sync_frames(struct frame_table *table, const struct pool *pool, size_t granule,
-		 enum sync_dir dir, enum sync_mode mode, struct sync_scratch *scratch,
-		 struct mediator_stats *stats);
+		 enum sync_dir dir, enum sync_mode mode, const struct sync_hold *hold,
+		 struct sync_scratch *scratch, struct mediator_stats *stats);
 
 #endif

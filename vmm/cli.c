@@ -64,6 +64,8 @@ static const char help_run[] =
 	"                             when bounced pages are copied\n"
 	"                         poll=MICROSECONDS\n"
 	"                             and that they are, every so often besides\n"
+	"                         hold=on|off\n"
+	"                             are vCPUs held while rings are copied\n"
 	"                         exposure=strict|relaxed\n"
 	"                             relaxed: where a part of a host page is mapped,\n"
 	"                             the device may see all of it\n"
@@ -73,7 +75,7 @@ static const char help_run[] =
 	"  --sim nvme,disk=FILE[,ro][,KEY=VALUE]...\n"
 	"  --sim edu[,hostile][,KEY=VALUE]...\n"
 	"                       simulated device behind simulated DARTs; up to 4 times.\n"
-	"                       sync, poll and exposure as above, and:\n"
+	"                       sync, poll, hold and exposure as above, and:\n"
 	"                         dart=t8103|t6000|t8110\n"
 	"                             which DART; default t8103\n"
 	"                         darts=1|2\n"
@@ -361,6 +363,20 @@ static int parse_poll(const char *option, const char *device, const char *value,
 	return 0;
 }
 
+static int parse_hold(const char *option, const char *device, const char *value, bool *out)
+{
+	static const char *const words[] = {"off", "on"};
+	int i = value ? find_word(words, ARRAY_SIZE(words), value) : -1;
+
+	if (i < 0) {
+		msg_error("%s %s: hold=%s: give hold=on or hold=off", option, device,
+			  value ? value : "");
+		return -EINVAL;
+	}
+	*out = i;
+	return 0;
+}
+
 /* What is never synced need not be looked at. */
 static int check_poll(const char *option, const char *device, unsigned poll_us, bool sync_set,
 		      enum sync_mode sync)
@@ -374,7 +390,7 @@ static int check_poll(const char *option, const char *device, unsigned poll_us, 
 
 static int parse_vfio_key(const char *device, char *key, struct vfio_config *vfio)
 {
-	static const char *const keys[] = {"sync", "exposure", "group", "poll"};
+	static const char *const keys[] = {"sync", "exposure", "group", "poll", "hold"};
 	static const char *const syncs[] = {
 		[SYNC_NONE] = "none", [SYNC_RINGS] = "rings", [SYNC_FULL] = "full"};
 	static const char *const exposures[] = {"strict", "relaxed"};
@@ -417,8 +433,12 @@ static int parse_vfio_key(const char *device, char *key, struct vfio_config *vfi
 	case 3:
 		vfio->poll_set = true;
 		return parse_poll("--vfio", device, value, &vfio->poll_us);
+	case 4:
+		vfio->hold_set = true;
+		return parse_hold("--vfio", device, value, &vfio->hold);
 	default:
-		msg_error("--vfio %s: unknown key '%s'; known keys: sync, exposure, group, poll",
+		msg_error("--vfio %s: unknown key '%s'; known keys: sync, exposure, group, poll, "
+			  "hold",
 			  device, key);
 		return -EINVAL;
 	}
@@ -481,6 +501,7 @@ enum {
 	SIM_KEY_SYNC,
 	SIM_KEY_EXPOSURE,
 	SIM_KEY_POLL,
+	SIM_KEY_HOLD,
 };
 
 static int parse_sim_key(const char *name, char *key, struct sim_config *sim)
@@ -490,7 +511,8 @@ static int parse_sim_key(const char *name, char *key, struct sim_config *sim)
 		[SIM_KEY_HOSTILE] = "hostile",	 [SIM_KEY_DART] = "dart",
 		[SIM_KEY_DARTS] = "darts",	 [SIM_KEY_OWNER] = "owner",
 		[SIM_KEY_QUIRK] = "quirk",	 [SIM_KEY_SYNC] = "sync",
-		[SIM_KEY_EXPOSURE] = "exposure", [SIM_KEY_POLL] = "poll"};
+		[SIM_KEY_EXPOSURE] = "exposure", [SIM_KEY_POLL] = "poll",
+		[SIM_KEY_HOLD] = "hold"};
 	static const char *const kinds[] = {
 		[SIM_DART_T8103] = "t8103", [SIM_DART_T6000] = "t6000", [SIM_DART_T8110] = "t8110"};
 	static const char *const numbers[] = {"1", "2"};
@@ -570,9 +592,12 @@ static int parse_sim_key(const char *name, char *key, struct sim_config *sim)
 	case SIM_KEY_POLL:
 		sim->poll_set = true;
 		return parse_poll("--sim", name, value, &sim->poll_us);
+	case SIM_KEY_HOLD:
+		sim->hold_set = true;
+		return parse_hold("--sim", name, value, &sim->hold);
 	default:
 		msg_error("--sim %s: unknown key '%s'; known keys: %sdart, darts, owner, quirk, "
-			  "sync, poll, exposure",
+			  "sync, poll, hold, exposure",
 			  name, key, sim->kind == SIM_NVME ? "disk, ro, " : "hostile, ");
 		return -EINVAL;
 	}
@@ -596,12 +621,14 @@ static int check_sim(const char *name, const struct sim_config *sim)
 			  name, sim->darts);
 		return -EINVAL;
 	}
-	if (sim->guest_owned && (sim->sync_set || sim->poll_set || sim->relaxed_set)) {
+	if (sim->guest_owned &&
+	    (sim->sync_set || sim->poll_set || sim->hold_set || sim->relaxed_set)) {
 		msg_error("--sim %s: %s is about mediation, and owner=guest has none; give one of "
 			  "them",
 			  name,
 			  sim->sync_set	  ? "sync"
 			  : sim->poll_set ? "poll"
+			  : sim->hold_set ? "hold"
 					  : "exposure");
 		return -EINVAL;
 	}

@@ -39,8 +39,10 @@ struct vfio_config {
 	const char *device; /* as given: BDF or sysfs path */
 	bool sync_set;	    /* sync= was given */
 	enum sync_mode sync;
-	bool poll_set;	   /* poll= was given */
-	unsigned poll_us;  /* microseconds; 0: none */
+	bool poll_set;	  /* poll= was given */
+	unsigned poll_us; /* microseconds; 0: none */
+	bool hold_set;	  /* hold= was given */
+	bool hold;
 	bool relaxed;	   /* exposure=relaxed */
 	const char *group; /* group=NAME; NULL: none */
 };
@@ -69,6 +71,8 @@ struct sim_config {
 	enum sync_mode sync;
 	bool poll_set;	  /* poll= was given */
 	unsigned poll_us; /* microseconds; 0: none */
+	bool hold_set;	  /* hold= was given */
+	bool hold;
 	bool relaxed_set; /* exposure= was given */
 	bool relaxed;	  /* exposure=relaxed */
 };

@@ -4,10 +4,12 @@
 #include "vmm/e1000e_guard.h"
 
 #define VENDOR_VIRTIO 0x1af4
+#define VENDOR_INTEL  0x8086
 
-#define CLASS_NVME 0x010802
-#define CLASS_AHCI 0x010601
-#define CLASS_XHCI 0x0c0330
+#define CLASS_NVME	  0x010802
+#define CLASS_AHCI	  0x010601
+#define CLASS_XHCI	  0x0c0330
+#define SUBCLASS_ETHERNET 0x0200
 
 #define CLASS_UHCI 0x0c0300
 #define CLASS_OHCI 0x0c0310
@@ -43,6 +45,21 @@ static bool unmaps_before_it_looks(uint32_t class)
 	return class == CLASS_NVME || class == CLASS_AHCI || class == CLASS_XHCI;
 }
 
+/*
+ * Devices whose entries end in the word that makes them valid: the phase tag of an NVMe completion,
+ * the cycle bit of an xHCI TRB, the status of an Intel Ethernet descriptor. AHCI has no ring that
+ * is looked at without a register. In virtio rings it is the index, which stands before the
+ * entries, but is known (vmm/virtio_guard) and so written last wherever it is.
+ * Source: NVM Express 1.4 4.6; xHCI 1.2 6.4; Linux drivers/net/ethernet/intel/e1000/e1000_hw.h and
+ * igb/e1000_82575.h.
+ */
+static bool writes_valid_flags_last(uint16_t vendor, uint32_t class)
+{
+	return class == CLASS_NVME || class == CLASS_AHCI || class == CLASS_XHCI ||
+	       vendor == VENDOR_VIRTIO ||
+	       (vendor == VENDOR_INTEL && class >> 8 == SUBCLASS_ETHERNET);
+}
+
 struct habits habits_of(uint16_t vendor, uint16_t device, uint32_t class, bool lazy)
 {
 	bool e1000e = is_e1000e(vendor, device);
@@ -51,5 +68,6 @@ struct habits habits_of(uint16_t vendor, uint16_t device, uint32_t class, bool l
 		.sync = (unmaps_before_it_looks(class) || e1000e) && !lazy ? SYNC_RINGS : SYNC_FULL,
 		.may_turn_full = e1000e,
 		.poll_us = poll_us(vendor, class),
+		.hold = !writes_valid_flags_last(vendor, class),
 	};
 }

@@ -15,6 +15,8 @@ struct habits {
 	 * it takes it. */
 	bool may_turn_full;
 	unsigned poll_us; /* as poll=, microseconds; 0: none */
+	bool hold; /* vCPUs are held while rings change: it is not known at which address of an
+		      entry, or of a ring, its device writes last */
 };
 
 /**

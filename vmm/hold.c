@@ -79,7 +79,8 @@ void hold_leave(struct hold_seat *seat)
 void hold_stop(struct hold_seat *seat)
 {
 	seat->stopped = true;
-	kick(seat);
+	if (seat->inside)
+		kick(seat);
 }
 
 void hold_end(struct hold_seat *seat)

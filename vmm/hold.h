@@ -49,7 +49,8 @@ void hold_add(struct hold *hold, struct hold_seat *seat, uint8_t *leave_at_once,
 bool hold_enter(struct hold_seat *seat);
 void hold_leave(struct hold_seat *seat);
 
-/* hold_stop - the guest is left and never entered again; any thread, while the seat's one exists */
+/* hold_stop - the guest is left and never entered again; any thread, while the seat's one exists.
+ * Not kicked is who is outside. */
 void hold_stop(struct hold_seat *seat);
 
 /* hold_end - the seat's thread is outside and about to end: nobody kicks it after this returns */

@@ -120,6 +120,7 @@ static int add_endpoint(struct member *m, struct mediator *mediator, bool lazy)
 				: habits_of(0, 0, m->cfg.kind == SIM_NVME ? CLASS_NVME : 0, lazy)
 					  .sync,
 		.relaxed = m->cfg.relaxed,
+		.hold = m->cfg.hold, /* they write valid flags last */
 	};
 	int ret;
 

@@ -93,6 +93,7 @@ static const char *human(uint64_t bytes, char buf[24])
 	COUNT(traps)                                                                               \
 	COUNT(untraps)                                                                             \
 	COUNT(conflicts)                                                                           \
+	COUNT(holds)                                                                               \
 	COUNT(unstable)                                                                            \
 	COUNT(reclassified)                                                                        \
 	COUNT(instance_maps)                                                                       \

@@ -5,7 +5,6 @@
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,9 +37,10 @@ struct vcpu {
 	struct kvm_run *run; /* shared with KVM */
 	size_t run_len;
 	uint64_t mpidr;
-	pthread_t thread;
+	pthread_t thread; /* known to who started it, */
+	pthread_t self;	  /* and to who finds the vCPU inside */
 	bool started;
-	atomic_bool stopping;
+	struct hold_seat seat;
 	/* Written by the thread alone, read by any: relaxed atomics. */
 	uint64_t exits[NR_EXIT_KINDS];
 	uint64_t exit_ns[NR_EXIT_KINDS];
@@ -86,6 +86,18 @@ static int init_target(struct vcpu *vcpu)
 	return ioctl(vcpu->fd, KVM_ARM_VCPU_INIT, &init) ? -errno : 0;
 }
 
+static int kick_signal(void)
+{
+	return SIGRTMIN;
+}
+
+static void kick(void *ctx)
+{
+	struct vcpu *vcpu = ctx;
+
+	pthread_kill(vcpu->self, kick_signal());
+}
+
 int vcpu_create(const struct vcpu_machine *machine, unsigned index, struct vcpu **out)
 {
 	struct vcpu *vcpu = calloc(1, sizeof(*vcpu));
@@ -120,6 +132,7 @@ int vcpu_create(const struct vcpu_machine *machine, unsigned index, struct vcpu 
 	if (ret)
 		goto err_unmap;
 	vcpu->mpidr &= MPIDR_AFFINITY;
+	hold_add(machine->hold, &vcpu->seat, &vcpu->run->immediate_exit, kick, vcpu);
 	*out = vcpu;
 	return 0;
 
@@ -318,25 +331,26 @@ static void *vcpu_thread(void *ctx)
 	struct vcpu *vcpu = ctx;
 	char name[16];
 
+	vcpu->self = pthread_self();
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
 	pthread_setname_np(pthread_self(), name);
-	while (!vcpu->stopping) {
-		if (ioctl(vcpu->fd, KVM_RUN, 0) == 0) {
+	while (hold_enter(&vcpu->seat)) {
+		int ret = ioctl(vcpu->fd, KVM_RUN, 0) ? errno : 0;
+
+		/* What it does now is not guest code: whoever holds need not wait for it. */
+		hold_leave(&vcpu->seat);
+		if (!ret) {
 			if (!handle_exit(vcpu))
 				break;
-		} else if (errno == EINTR || errno == EAGAIN) {
+		} else if (ret == EINTR || ret == EAGAIN) {
 			add_relaxed(&vcpu->exits[EXIT_KIND_OTHER], 1);
 		} else {
-			crash(vcpu, "KVM_RUN: %s", strerror(errno));
+			crash(vcpu, "KVM_RUN: %s", strerror(ret));
 			break;
 		}
 	}
+	hold_end(&vcpu->seat);
 	return NULL;
-}
-
-static int kick_signal(void)
-{
-	return SIGRTMIN;
 }
 
 static void on_kick(int sig)
@@ -364,10 +378,8 @@ void vcpu_kick(struct vcpu *vcpu)
 {
 	if (!vcpu || !vcpu->started)
 		return;
-	vcpu->stopping = true;
-	/* A signal that comes before KVM_RUN would be lost; this makes that KVM_RUN return at once.
-	 */
-	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	hold_stop(&vcpu->seat);
+	/* A handler may wait, too. */
 	pthread_kill(vcpu->thread, kick_signal());
 }
 

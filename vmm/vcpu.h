@@ -8,6 +8,7 @@
 
 #include "vmm/bus.h"
 #include "vmm/evloop.h"
+#include "vmm/hold.h"
 #include "vmm/stats.h"
 
 struct vcpu;
@@ -16,6 +17,7 @@ struct vcpu;
 struct vcpu_machine {
 	int kvm_fd, vm_fd;
 	struct bus *bus;
+	struct hold *hold;   /* keeps them out of the guest */
 	struct evloop *loop; /* stopped with a status of vmm/cli.h when the guest ends */
 };
 

@@ -252,6 +252,7 @@ int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m, bool lazy)
 			.sync = member->cfg.sync_set ? member->cfg.sync : habits.sync,
 			.may_turn_full = !member->cfg.sync_set && habits.may_turn_full,
 			.relaxed = member->cfg.relaxed,
+			.hold = member->cfg.hold_set ? member->cfg.hold : habits.hold,
 		};
 		int ret = mediator_add_endpoint(m, &cfg, &member->ep);
 

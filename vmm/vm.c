@@ -37,6 +37,7 @@
 #include "vmm/evloop.h"
 #include "vmm/fdt.h"
 #include "vmm/gic.h"
+#include "vmm/hold.h"
 #include "vmm/layout.h"
 #include "vmm/memory.h"
 #include "vmm/msg.h"
@@ -117,6 +118,7 @@ struct vm {
 	int kvm_fd, vm_fd;
 	struct memory *memory;
 	struct gic *gic;
+	struct hold hold; /* of vCPUs */
 	struct vcpu_machine vcpu_machine;
 	struct vcpu *vcpus[LAYOUT_MAX_VCPUS];
 
@@ -287,8 +289,11 @@ static int create_kvm_vm(struct vm *vm)
 
 static int create_vcpus(struct vm *vm)
 {
-	vm->vcpu_machine = (struct vcpu_machine){
-		.kvm_fd = vm->kvm_fd, .vm_fd = vm->vm_fd, .bus = vm->bus, .loop = vm->loop};
+	vm->vcpu_machine = (struct vcpu_machine){.kvm_fd = vm->kvm_fd,
+						 .vm_fd = vm->vm_fd,
+						 .bus = vm->bus,
+						 .hold = &vm->hold,
+						 .loop = vm->loop};
 	for (unsigned i = 0; i < vm->cfg->vcpus; i++) {
 		int ret = vcpu_create(&vm->vcpu_machine, i, &vm->vcpus[i]);
 
@@ -589,6 +594,16 @@ static int open_vfio(struct vm *vm)
 	return 0;
 }
 
+static void hold_vcpus(void *ctx)
+{
+	hold_take(ctx);
+}
+
+static void release_vcpus(void *ctx)
+{
+	hold_release(ctx);
+}
+
 static void log_line(void *ctx, const char *line)
 {
 	(void)ctx;
@@ -616,6 +631,9 @@ static int create_mediator(struct vm *vm)
 		.ring_limit = RING_LIMIT,
 		.fault_rate = FAULT_RATE,
 		.doorbell = {LAYOUT_DOORBELL_BASE, LAYOUT_DOORBELL_BASE + LAYOUT_DOORBELL_LEN - 1},
+		.hold = hold_vcpus,
+		.release = release_vcpus,
+		.hold_ctx = &vm->hold,
 		.log = log_line,
 	};
 	bool lazy = strict_of(vm->cfg->cmdline) == STRICT_LAZY;
@@ -883,6 +901,7 @@ static int vm_create(const struct vm_config *cfg, struct vm **out)
 		return -ENOMEM;
 	}
 	vm->cfg = cfg;
+	hold_init(&vm->hold);
 	vm->initrd_fd = vm->kvm_fd = vm->vm_fd = vm->fault_fd = -1;
 	for (unsigned i = 0; i < CONFIG_MAX_DISKS; i++)
 		vm->disk_fds[i] = -1;
@@ -958,6 +977,7 @@ static void vm_destroy(struct vm *vm)
 	uart_destroy(vm->uart);
 	for (unsigned i = vm->cfg->vcpus; i--;)
 		vcpu_destroy(vm->vcpus[i]);
+	hold_fini(&vm->hold);
 	gic_destroy(vm->gic);
 	memory_destroy(vm->memory);
 	if (vm->vm_fd >= 0)

@@ -98,7 +98,7 @@ static struct frame *frame_of(struct fixture *fx, uint64_t index, unsigned page0
 
 static void sync_now(struct fixture *fx, enum sync_dir dir, enum sync_mode mode)
 {
-	sync_frames(&fx->table, fx->pool, G, dir, mode, fx->scratch, &fx->stats);
+	sync_frames(&fx->table, fx->pool, G, dir, mode, NULL, fx->scratch, &fx->stats);
 }
 
 static const unsigned ring[4] = {3, 0, 0, 0};

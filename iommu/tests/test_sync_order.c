@@ -148,7 +148,7 @@ static struct frame *ring_of(struct fixture *fx, unsigned n)
 
 static void sync_for_cpu(struct fixture *fx)
 {
-	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_RINGS, fx->scratch,
+	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_RINGS, NULL, fx->scratch,
 		    &fx->stats);
 }
 
@@ -287,7 +287,7 @@ static void a_ring_is_read_before_the_payload_it_tells_of(void **state)
 	trap.entry = entry_in(payload->page);
 	trap.flag = entry_in(ring->page);
 	set_trap(write_entry, ring->page, NULL, PROT_NONE);
-	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_FULL, fx->scratch,
+	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_FULL, NULL, fx->scratch,
 		    &fx->stats);
 	end_trap();
 	assert_int_equal(trap.times, 1);
@@ -308,7 +308,7 @@ static void check_parts(struct fixture *fx, unsigned nr)
 	trap.flag = entry_in(ring->page);
 	*trap.entry = *trap.flag = trap.nr = 1;
 	set_trap(write_entry, payload->page, ring->page, PROT_NONE);
-	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_FULL, fx->scratch,
+	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_FULL, NULL, fx->scratch,
 		    &fx->stats);
 	end_trap();
 	assert_true(trap.times >= 2);
@@ -475,9 +475,147 @@ static void what_the_cpu_writes_while_a_slot_is_filled_is_not_taken_for_agreed(v
 	assert_int_equal(trap.times, 1);
 	assert_memory_equal(frame->page, twin, fx->slot);
 	/* so it is brought at the next sync point */
-	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_DEVICE, SYNC_RINGS, fx->scratch,
+	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_DEVICE, SYNC_RINGS, NULL, fx->scratch,
 		    &fx->stats);
 	assert_int_equal(frame->page[fx->slot / 2], 0xdd);
+}
+
+/* ---- vCPUs that are held ---- */
+
+static struct {
+	unsigned taken, released;
+	bool held;
+} gate;
+
+static void gate_take(void *ctx)
+{
+	(void)ctx;
+	gate.taken++;
+	gate.held = true;
+}
+
+static void gate_release(void *ctx)
+{
+	(void)ctx;
+	gate.released++;
+	gate.held = false;
+}
+
+static const struct sync_hold hold = {gate_take, gate_release, NULL};
+
+static void sync_held(struct fixture *fx, enum sync_dir dir, enum sync_mode mode)
+{
+	gate.taken = gate.released = 0;
+	sync_frames(&fx->table, fx->pool, fx->slot, dir, mode, &hold, fx->scratch, &fx->stats);
+	assert_int_equal(gate.taken, gate.released);
+	assert_false(gate.held);
+}
+
+static void note_hold(void)
+{
+	trap.nr += gate.held;
+}
+
+/* Each store into the guest's ring is one that no vCPU can look between. */
+static void many_words_of_a_ring_change_while_vcpus_are_held(void **state)
+{
+	struct fixture *fx = *state;
+	struct frame *frame = ring_of(fx, 0);
+
+	/* two words of one line; of two lines; of two pages */
+	for (unsigned round = 0; round < 3; round++) {
+		static const size_t at[] = {8, 64, 0};
+		size_t second = at[round] ? at[round] : fx->page;
+		uint64_t holds = fx->stats.holds;
+
+		trap.times = trap.nr = 0;
+		*entry_in(frame->page) += 1;
+		*entry_in(frame->page + second) += 1;
+		set_trap(note_hold, fx->guest, second == fx->page ? fx->guest + fx->page : NULL,
+			 PROT_READ);
+		sync_held(fx, SYNC_FOR_CPU, SYNC_RINGS);
+		end_trap();
+		assert_true(trap.times >= 1);
+		assert_int_equal(trap.nr, trap.times);
+		assert_int_equal(gate.taken, 1);
+		assert_int_equal(fx->stats.holds, holds + 1);
+		assert_int_equal(*entry_in(fx->guest), round + 1);
+		assert_int_equal(*entry_in(fx->guest + second), 1);
+	}
+}
+
+static void nobody_is_held_for_nothing(void **state)
+{
+	struct fixture *fx = *state;
+	struct frame *frame = ring_of(fx, 0), *payload = ring_of(fx, 1);
+
+	payload->slot[0] &= ~(frame_slot)MAP_READ;
+	frame_relist(&fx->table, payload);
+	/* nothing, one word, payload, and what goes to the device */
+	sync_held(fx, SYNC_FOR_CPU, SYNC_FULL);
+	assert_int_equal(gate.taken, 0);
+	*entry_in(frame->page) = 1;
+	sync_held(fx, SYNC_FOR_CPU, SYNC_FULL);
+	assert_int_equal(gate.taken, 0);
+	memset(payload->page, 0x77, fx->slot);
+	sync_held(fx, SYNC_FOR_CPU, SYNC_FULL);
+	assert_int_equal(gate.taken, 0);
+	memset(fx->guest, 0x55, fx->slot);
+	sync_held(fx, SYNC_FOR_DEVICE, SYNC_FULL);
+	assert_int_equal(gate.taken, 0);
+	assert_int_equal(fx->stats.holds, 0);
+	/* and while they are, they do not wait for payload to be copied */
+	memset(payload->page, 0x88, fx->slot);
+	memset(frame->page, 0x88, fx->slot);
+	set_trap(note_hold, payload->page, NULL, PROT_NONE);
+	sync_held(fx, SYNC_FOR_CPU, SYNC_FULL);
+	end_trap();
+	assert_int_equal(trap.times, 1);
+	assert_int_equal(trap.nr, 0);
+	assert_int_equal(gate.taken, 1);
+}
+
+#define PAUSE_AFTER 200 /* entries: more than COLLECT_LIMIT looks */
+
+static void write_entry_until_the_ring_is_full(void)
+{
+	if (trap.nr == PAUSE_AFTER)
+		return;
+	trap.nr++;
+	__atomic_store_n(trap.flag, trap.nr, __ATOMIC_RELEASE); /* the data: last in memory */
+	__atomic_store_n(trap.entry, trap.nr, __ATOMIC_RELEASE);
+}
+
+/* The valid flag stands first: only a snapshot is right, and the device pauses at last. */
+static void a_snapshot_is_waited_for_where_nobody_knows_the_flag(void **state)
+{
+	struct fixture *fx = *state;
+	struct frame *frame = ring_of(fx, 0);
+
+	trap.entry = entry_in(frame->page);
+	trap.flag = flag_in(fx, frame->page);
+	*trap.flag = *trap.entry = trap.nr = 1;
+	set_trap(write_entry_until_the_ring_is_full, frame->page, frame->page + fx->slot - fx->page,
+		 PROT_NONE);
+	sync_held(fx, SYNC_FOR_CPU, SYNC_RINGS);
+	end_trap();
+	assert_int_equal(fx->stats.unstable, 0);
+	assert_int_equal(*entry_in(fx->guest), *flag_in(fx, fx->guest));
+	assert_int_equal(*entry_in(fx->guest), PAUSE_AFTER);
+}
+
+/* But not for ever. */
+static void a_snapshot_is_not_waited_for_for_ever(void **state)
+{
+	struct fixture *fx = *state;
+	struct frame *frame = ring_of(fx, 0);
+
+	never_pause(fx, frame->page);
+	sync_held(fx, SYNC_FOR_CPU, SYNC_RINGS);
+	end_trap();
+	check_entry(fx, fx->guest);
+	assert_int_equal(fx->stats.unstable, 1);
+	assert_int_equal(gate.taken, 1);
 }
 
 int main(void)
@@ -530,6 +668,13 @@ int main(void)
 		cmocka_unit_test_setup_teardown(an_entry_in_payload_is_written_before_its_flag,
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(an_entry_is_written_before_its_flag, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(many_words_of_a_ring_change_while_vcpus_are_held,
+						setup, teardown),
+		cmocka_unit_test_setup_teardown(nobody_is_held_for_nothing, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			a_snapshot_is_waited_for_where_nobody_knows_the_flag, setup, teardown),
+		cmocka_unit_test_setup_teardown(a_snapshot_is_not_waited_for_for_ever, setup,
 						teardown),
 	};
 

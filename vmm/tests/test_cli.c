@@ -150,7 +150,8 @@ static void every_option_reaches_its_field(void **state)
 {
 	const struct vm_config *vm = runs(
 		"run -k K -i I -p root=/dev/vda -m 4G -c 3 --disk a.img --disk b.img,ro "
-		"--vfio 0001:02:03.4,sync=rings,exposure=relaxed,poll=10 --vfio 01:00.0,poll=0 "
+		"--vfio 0001:02:03.4,sync=rings,exposure=relaxed,poll=10 --vfio "
+		"01:00.0,poll=0,hold=off "
 		"--vfio /sys/bus/pci/devices/0000:05:00.0,sync=none,exposure=strict,group=aZ_-09 "
 		"--iommu off --dump-dtb D --stats S");
 
@@ -176,6 +177,9 @@ static void every_option_reaches_its_field(void **state)
 	assert_true(vm->vfio[1].poll_set);
 	assert_int_equal(vm->vfio[1].poll_us, 0);
 	assert_false(vm->vfio[2].poll_set);
+	assert_false(vm->vfio[0].hold_set);
+	assert_true(vm->vfio[1].hold_set);
+	assert_false(vm->vfio[1].hold);
 	assert_false(vm->vfio[1].sync_set);
 	assert_int_equal(vm->vfio[1].sync, SYNC_FULL);
 	assert_false(vm->vfio[1].relaxed);
@@ -434,7 +438,7 @@ static void simulated_devices_are_described(void **state)
 
 	(void)state;
 	parse("run -k K --sim nvme,disk=a/b --sim nvme,disk=c,ro,dart=t6000,darts=2,"
-	      "quirk=locked-ttbr,sync=full,exposure=relaxed,poll=1000000 --sim "
+	      "quirk=locked-ttbr,sync=full,exposure=relaxed,poll=1000000,hold=on --sim "
 	      "edu,hostile,dart=t8110 "
 	      "--sim edu,owner=guest,quirk=slow-invalidate");
 	assert_int_equal(call.req.command, CLI_RUN);
@@ -456,6 +460,7 @@ static void simulated_devices_are_described(void **state)
 	assert_true(vm->sim[1].sync_set);
 	assert_int_equal(vm->sim[1].sync, SYNC_FULL);
 	assert_int_equal(vm->sim[1].poll_us, 1000000);
+	assert_true(vm->sim[1].hold);
 	assert_int_equal(vm->sim[0].poll_us, 0);
 	assert_true(vm->sim[1].relaxed);
 	assert_int_equal(vm->sim[2].kind, SIM_EDU);
@@ -575,6 +580,10 @@ static void a_bad_vfio_key_is_refused(void **state)
 		{"--vfio 01:00.0,exposure", "give exposure=strict or exposure=relaxed"},
 		{"--vfio 01:00.0,poll=1000001", "--vfio 01:00.0: poll=1000001: give microseconds "
 						"from 10 to 1000000, or 0 for none"},
+		{"--vfio 01:00.0,hold", "--vfio 01:00.0: hold=: give hold=on or hold=off"},
+		{"--vfio 01:00.0,hold=1", "hold=1: give hold=on or hold=off"},
+		{"--sim edu,hold=maybe", "--sim edu: hold=maybe: give hold=on or hold=off"},
+		{"--sim edu,hold=off,owner=guest", "hold is about mediation"},
 		{"--vfio 01:00.0,poll=9", "poll=9: give microseconds"},
 		{"--vfio 01:00.0,poll=", "poll=: give microseconds"},
 		{"--vfio 01:00.0,poll=-20", "poll=-20: give microseconds"},

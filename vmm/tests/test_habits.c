@@ -60,12 +60,33 @@ static void e1000e_turns_full_with_long_packets(void **state)
 	}
 }
 
+static void vcpus_are_held_unless_valid_flags_come_last(void **state)
+{
+	static const struct {
+		uint16_t vendor;
+		uint32_t class;
+		bool held;
+	} rows[] = {
+		{0x1b36, 0x010802, false}, {0x8086, 0x010601, false}, {0x1b36, 0x0c0330, false},
+		{0x8086, 0x020000, false}, {0x1af4, 0x020000, false}, {0x1af4, 0x010000, false},
+		{0x8086, 0x028000, true},  {0x8086, 0x0c0320, true},  {0x10ec, 0x020000, true},
+		{0x1234, 0x00ff00, true},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
+		assert_int_equal(habits_of(rows[i].vendor, 1, rows[i].class, false).hold,
+				 rows[i].held);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_lazy_guest_has_everything_synced),
 		cmocka_unit_test(e1000e_turns_full_with_long_packets),
 		cmocka_unit_test(who_is_told_through_memory_alone_is_polled),
+		cmocka_unit_test(vcpus_are_held_unless_valid_flags_come_last),
+		cmocka_unit_test(virtio_is_polled_and_nothing_else),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -264,10 +264,10 @@ static void an_old_kick_is_forgotten(void **state)
 	cpus[0].leave_at_once = 1;
 	assert_true(hold_enter(&cpus[0].seat));
 	assert_int_equal(cpus[0].leave_at_once, 0);
-	hold_leave(&cpus[0].seat);
 	hold_stop(&cpus[0].seat);
 	assert_int_equal(cpus[0].leave_at_once, 1);
 	assert_true(cpus[0].signalled);
+	hold_leave(&cpus[0].seat);
 	assert_false(hold_enter(&cpus[0].seat));
 	assert_false(hold_enter(&cpus[0].seat));
 }
