@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -20,6 +21,10 @@
 
 _Static_assert(SIM_EDU_VECS == 4, "two bits name a cause");
 
+/* Entries that the ring device has under way at once, and the writes that they are at most. */
+#define BATCH	   8u
+#define MAX_WRITES (BATCH * 2 * SIM_EDU_RING_MAX_WORDS)
+
 /* What a reset brings back; all of it under the lock. */
 struct regs {
 	uint32_t scratch, irq;
@@ -29,6 +34,17 @@ struct regs {
 	uint64_t first, last, pattern, secret;
 	uint64_t seen, reads, writes, refused;
 	bool pause;
+	struct {
+		uint64_t iova, data, seed, count;
+		uint32_t entries, words, payload, flag, head, cmd;
+	} ring;
+};
+
+/* One write of the ring device. */
+struct ring_write {
+	uint64_t iova;
+	uint32_t nr; /* words */
+	uint64_t words[SIM_EDU_RING_MAX_WORDS];
 };
 
 static const struct regs power_on = {
@@ -58,6 +74,9 @@ struct sim_edu {
 
 	uint8_t buffer[SIM_EDU_BUFFER_LEN];
 	uint8_t hostile_data[MAX_ACCESS]; /* the thread's */
+	/* What is left of the ring device's batch: writes [next, nr), which end in flags. */
+	struct ring_write writes[MAX_WRITES];
+	unsigned nr_writes, next_write, nr_batch;
 };
 
 static uint64_t now_ns(void)
@@ -209,6 +228,164 @@ static void hostile_step(struct sim_edu *edu)
 	edu->burst++;
 }
 
+/* ---- the ring ---------------------------------------------------------------------------------
+ */
+
+static uint64_t ring_room(const struct regs *regs)
+{
+	uint32_t used = (uint32_t)regs->ring.count - regs->ring.head;
+
+	return used < regs->ring.entries ? regs->ring.entries - used : 0;
+}
+
+static bool ring_runs(const struct sim_edu *edu)
+{
+	return edu->master && edu->regs.ring.cmd & SIM_EDU_RING_RUN &&
+	       (edu->next_write < edu->nr_writes || ring_room(&edu->regs));
+}
+
+/* Add a write of @nr words. Return: where they go. */
+static uint64_t *ring_add(struct sim_edu *edu, uint64_t iova, uint32_t nr)
+{
+	struct ring_write *w = &edu->writes[edu->nr_writes++];
+
+	w->iova = iova;
+	w->nr = nr;
+	return w->words;
+}
+
+static void ring_swap(struct sim_edu *edu, unsigned a, unsigned b)
+{
+	struct ring_write w = edu->writes[a];
+
+	edu->writes[a] = edu->writes[b];
+	edu->writes[b] = w;
+}
+
+/* The payload in one go, or in words from either end. */
+static void ring_add_payload(struct sim_edu *edu, uint64_t n, unsigned how)
+{
+	const struct regs *regs = &edu->regs;
+	uint32_t nr = regs->ring.payload;
+	uint64_t at = regs->ring.data + n % regs->ring.entries * nr * WORD;
+
+	if (how % 2 && nr) {
+		uint64_t *to = ring_add(edu, at, nr);
+
+		for (unsigned i = 0; i < nr; i++)
+			to[i] = sim_edu_ring_word(regs->ring.seed, n, SIM_EDU_RING_MAX_WORDS + i);
+		return;
+	}
+	for (unsigned k = 0; k < nr; k++) {
+		unsigned i = how & 2 ? nr - 1 - k : k;
+
+		*ring_add(edu, at + i * WORD, 1) =
+			sim_edu_ring_word(regs->ring.seed, n, SIM_EDU_RING_MAX_WORDS + i);
+	}
+}
+
+/* All words but the flag, from either end. */
+static void ring_add_entry(struct sim_edu *edu, uint64_t n, unsigned how)
+{
+	const struct regs *regs = &edu->regs;
+	uint64_t at = regs->ring.iova + n % regs->ring.entries * regs->ring.words * WORD;
+
+	for (unsigned k = 0; k < regs->ring.words; k++) {
+		unsigned i = how & 1 ? regs->ring.words - 1 - k : k;
+
+		if (i != regs->ring.flag)
+			*ring_add(edu, at + i * WORD, 1) = sim_edu_ring_word(regs->ring.seed, n, i);
+	}
+}
+
+/*
+ * The next entries, in an order that chance chooses: everything but flags, entry by entry or all
+ * mixed up, then the flags from the first entry on, or towards it.
+ */
+static void ring_begin(struct sim_edu *edu)
+{
+	const struct regs *regs = &edu->regs;
+	uint64_t draw = random64(edu), room = ring_room(regs), first = regs->ring.count;
+	unsigned nr = 1;
+
+	edu->next_write = edu->nr_writes = 0;
+	if (regs->ring.cmd & SIM_EDU_RING_SHUFFLE)
+		nr += (unsigned)(draw % MIN(room, BATCH));
+	for (unsigned k = 0; k < nr; k++) {
+		ring_add_payload(edu, first + k, (unsigned)(draw >> 8));
+		ring_add_entry(edu, first + k, (unsigned)(draw >> 10));
+	}
+	if (regs->ring.cmd & SIM_EDU_RING_SHUFFLE && draw >> 11 & 1) {
+		for (unsigned i = edu->nr_writes; i > 1; i--)
+			ring_swap(edu, i - 1, (unsigned)(random64(edu) % i));
+	}
+	for (unsigned k = 0; k < nr; k++) {
+		uint64_t n = first + (draw >> 12 & 1 ? nr - 1 - k : k);
+
+		*ring_add(edu,
+			  regs->ring.iova +
+				  (n % regs->ring.entries * regs->ring.words + regs->ring.flag) *
+					  WORD,
+			  1) = n + 1;
+	}
+	edu->nr_batch = nr;
+}
+
+/* Short ones are much more frequent than long ones. */
+static void ring_rest(struct sim_edu *edu)
+{
+	uint64_t draw = random64(edu);
+	struct timespec time = {0};
+
+	time.tv_nsec = (long)((draw >> 8) % (UINT64_C(1) << draw % 17));
+	pthread_mutex_unlock(&edu->lock);
+	if (draw >> 61)
+		sched_yield();
+	else
+		nanosleep(&time, NULL);
+	pthread_mutex_lock(&edu->lock);
+}
+
+/* One write. */
+static void ring_step(struct sim_edu *edu)
+{
+	struct regs *regs = &edu->regs;
+	struct ring_write *w;
+
+	if (edu->next_write == edu->nr_writes)
+		ring_begin(edu);
+	w = &edu->writes[edu->next_write++];
+	if (master(edu, true, w->iova, w->words, w->nr * WORD)) {
+		regs->ring.cmd &= ~SIM_EDU_RING_RUN;
+		return;
+	}
+	if (edu->next_write == edu->nr_writes) {
+		regs->ring.count += edu->nr_batch;
+		if (regs->ring.cmd & SIM_EDU_RING_NOTIFY)
+			raise_causes(edu, 1);
+	}
+	if (regs->ring.cmd & SIM_EDU_RING_PAUSES && random64(edu) >> 60 == 0)
+		ring_rest(edu);
+}
+
+static void ring_command(struct sim_edu *edu, uint32_t cmd)
+{
+	struct regs *regs = &edu->regs;
+
+	wait_idle(edu);
+	edu->nr_writes = edu->next_write = 0;
+	regs->ring.cmd = cmd & (SIM_EDU_RING_RUN | SIM_EDU_RING_PAUSES | SIM_EDU_RING_SHUFFLE |
+				SIM_EDU_RING_NOTIFY);
+	if (cmd & SIM_EDU_RING_RUN)
+		regs->ring.count = regs->ring.head = 0;
+	if (!regs->ring.entries || regs->ring.entries > SIM_EDU_RING_MAX_ENTRIES ||
+	    regs->ring.flag >= regs->ring.words || regs->ring.words > SIM_EDU_RING_MAX_WORDS ||
+	    regs->ring.payload > SIM_EDU_RING_MAX_WORDS ||
+	    (regs->ring.iova | regs->ring.data) % WORD)
+		regs->ring.cmd &= ~SIM_EDU_RING_RUN;
+	pthread_cond_broadcast(&edu->changed);
+}
+
 static bool is_hostile(const struct sim_edu *edu)
 {
 	return edu->cfg.hostile && !edu->regs.pause && edu->regs.first <= edu->regs.last;
@@ -235,13 +412,16 @@ static void *run(void *arg)
 	pthread_mutex_lock(&edu->lock);
 	edu->burst_start = now_ns();
 	while (!edu->stop) {
-		if (edu->nr_waiting || !(is_hostile(edu) || edu->regs.cmd & SIM_EDU_RUN)) {
+		if (edu->nr_waiting ||
+		    !(is_hostile(edu) || edu->regs.cmd & SIM_EDU_RUN || ring_runs(edu))) {
 			pthread_cond_wait(&edu->changed, &edu->lock);
 		} else if (edu->burst == BURST) {
 			rest(edu);
 		} else {
 			if (edu->regs.cmd & SIM_EDU_RUN)
 				dma_step(edu);
+			if (ring_runs(edu) && !edu->nr_waiting)
+				ring_step(edu);
 			if (is_hostile(edu) && !edu->nr_waiting)
 				hostile_step(edu);
 		}
@@ -292,6 +472,14 @@ static uint64_t *wide_reg(struct regs *regs, uint64_t off)
 		return &regs->writes;
 	case SIM_EDU_REFUSED:
 		return &regs->refused;
+	case SIM_EDU_RING_IOVA:
+		return &regs->ring.iova;
+	case SIM_EDU_RING_DATA:
+		return &regs->ring.data;
+	case SIM_EDU_RING_SEED:
+		return &regs->ring.seed;
+	case SIM_EDU_RING_COUNT:
+		return &regs->ring.count;
 	}
 	return NULL;
 }
@@ -326,6 +514,18 @@ static uint32_t reg_read(struct sim_edu *edu, uint64_t off)
 		return regs->count;
 	case SIM_EDU_PAUSE:
 		return regs->pause;
+	case SIM_EDU_RING_ENTRIES:
+		return regs->ring.entries;
+	case SIM_EDU_RING_WORDS:
+		return regs->ring.words;
+	case SIM_EDU_RING_PAYLOAD:
+		return regs->ring.payload;
+	case SIM_EDU_RING_FLAG:
+		return regs->ring.flag;
+	case SIM_EDU_RING_HEAD:
+		return regs->ring.head;
+	case SIM_EDU_RING_CMD:
+		return regs->ring.cmd;
 	}
 	return 0;
 }
@@ -335,7 +535,10 @@ static void reg_write(struct sim_edu *edu, uint64_t off, uint32_t value)
 	struct regs *regs = &edu->regs;
 	uint64_t *wide = wide_reg(regs, off);
 
-	if (wide && off >= SIM_EDU_SEEN) {
+	if (off - SIM_EDU_RING_IOVA <= SIM_EDU_RING_FLAG - SIM_EDU_RING_IOVA &&
+	    (regs->ring.cmd & SIM_EDU_RING_RUN || (off & ~UINT64_C(7)) == SIM_EDU_RING_COUNT))
+		return; /* it goes on as it began */
+	if (wide && off >= SIM_EDU_SEEN && off < SIM_EDU_RING_IOVA) {
 		*wide = 0;
 		return;
 	}
@@ -372,6 +575,25 @@ static void reg_write(struct sim_edu *edu, uint64_t off, uint32_t value)
 		wait_idle(edu);
 		regs->pause = value & 1;
 		break;
+	case SIM_EDU_RING_ENTRIES:
+		regs->ring.entries = value;
+		break;
+	case SIM_EDU_RING_WORDS:
+		regs->ring.words = value;
+		break;
+	case SIM_EDU_RING_PAYLOAD:
+		regs->ring.payload = value;
+		break;
+	case SIM_EDU_RING_FLAG:
+		regs->ring.flag = value;
+		break;
+	case SIM_EDU_RING_HEAD:
+		regs->ring.head = value;
+		pthread_cond_broadcast(&edu->changed);
+		break;
+	case SIM_EDU_RING_CMD:
+		ring_command(edu, value);
+		break;
 	}
 }
 
@@ -404,6 +626,7 @@ static void edu_reset(void *ctx)
 	pthread_mutex_lock(&edu->lock);
 	wait_idle(edu);
 	edu->regs = power_on;
+	edu->nr_writes = edu->next_write = 0;
 	memset(edu->buffer, 0, sizeof(edu->buffer));
 	sim_pci_set_intx(edu->pci, false);
 	pthread_mutex_unlock(&edu->lock);

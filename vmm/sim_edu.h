@@ -51,6 +51,41 @@
 	0x138		    /* 64 bits: accesses that were refused, at their first byte or later */
 #define SIM_EDU_PAUSE 0x140 /* 1: no hostile access is under way, or is made, until it is 0 */
 
+/*
+ * A ring that the device fills for as long as it runs: entry n goes to slot n modulo RING_ENTRIES,
+ * with a piece of payload. What each word is: sim_edu_ring_word(). The valid flag of an entry is
+ * its word RING_FLAG, n + 1; it is written when all else of the entry, and its payload, has been.
+ */
+#define SIM_EDU_RING_IOVA    0x180 /* 64 bits: a multiple of 8 */
+#define SIM_EDU_RING_DATA    0x188 /* 64 bits: of the payload of slot 0; a multiple of 8 */
+#define SIM_EDU_RING_SEED    0x190 /* 64 bits */
+#define SIM_EDU_RING_COUNT   0x198 /* 64 bits: entries written since it was started */
+#define SIM_EDU_RING_ENTRIES 0x1a0 /* 1 .. SIM_EDU_RING_MAX_ENTRIES */
+#define SIM_EDU_RING_WORDS   0x1a4 /* of an entry, 1 .. SIM_EDU_RING_MAX_WORDS */
+#define SIM_EDU_RING_PAYLOAD 0x1a8 /* words of a slot's payload, 0 .. SIM_EDU_RING_MAX_WORDS */
+#define SIM_EDU_RING_FLAG    0x1ac /* which word of an entry is its flag, below RING_WORDS */
+#define SIM_EDU_RING_HEAD    0x1b0 /* entries the driver has done with since the start, modulo 2^32 \
+				    */
+#define SIM_EDU_RING_CMD     0x1b4
+#define SIM_EDU_RING_RUN     1u /* writing this bit starts it over; it reads 0 after a refusal */
+#define SIM_EDU_RING_PAUSES  2u /* rest between any two writes now and then, for up to 65 us */
+#define SIM_EDU_RING_SHUFFLE 4u /* also several entries in one another's midst; else one by one */
+#define SIM_EDU_RING_NOTIFY  8u /* raise cause 0 whenever flags have been written */
+
+#define SIM_EDU_RING_MAX_ENTRIES 65536u
+#define SIM_EDU_RING_MAX_WORDS	 32u
+
+/* sim_edu_ring_word - word @i of entry @n, if it is not the flag; from SIM_EDU_RING_MAX_WORDS on of
+ * its payload. Some change in a few bytes only. */
+static inline uint64_t sim_edu_ring_word(uint64_t seed, uint64_t n, unsigned i)
+{
+	uint64_t z = seed + n * UINT64_C(0x9e3779b97f4a7c15) + i * UINT64_C(0xd1342543de82ef95);
+
+	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+	z ^= z >> 27;
+	return n & 4 ? z : z & UINT64_C(0xff00000000ff);
+}
+
 #define SIM_EDU_BUFFER	   0x10000
 #define SIM_EDU_BUFFER_LEN 0x10000u
 #define SIM_EDU_BAR_LEN	   0x40000

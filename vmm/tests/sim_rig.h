@@ -14,6 +14,7 @@
 
 #include "iommu/base.h"
 #include "iommu/mediator.h"
+#include "vmm/hold.h"
 #include "vmm/sim_dart.h"
 
 #define G	  0x1000ull /* guest granule */
@@ -46,9 +47,21 @@ static inline void sim_rig_ram(struct sim_rig *rig)
 	assert_int_equal(gmem_add(&rig->gmem, RAM, RAM_LEN, rig->ram), 0);
 }
 
-/* @lazy: what was bounced may stay mapped after it was unmapped, to a page of nobody's */
-static inline void sim_rig_init(struct sim_rig *rig, enum sim_dart_kind kind,
-				enum sim_dart_quirk quirk, unsigned nr_darts, bool lazy)
+static inline void sim_rig_hold(void *ctx)
+{
+	hold_take(ctx);
+}
+
+static inline void sim_rig_release(void *ctx)
+{
+	hold_release(ctx);
+}
+
+/* @lazy: what was bounced may stay mapped after it was unmapped, to a page of nobody's
+ * @hold: of vCPUs that the endpoint wants held; NULL: it does not */
+static inline void sim_rig_init_held(struct sim_rig *rig, enum sim_dart_kind kind,
+				     enum sim_dart_quirk quirk, unsigned nr_darts, bool lazy,
+				     struct hold *hold)
 {
 	const struct mediator_cfg cfg = {
 		.gmem = &rig->gmem,
@@ -59,6 +72,9 @@ static inline void sim_rig_init(struct sim_rig *rig, enum sim_dart_kind kind,
 		.park_limit = lazy ? 16 * H : 0,
 		.quarantine_frames = lazy ? 16 : 0,
 		.promote = true,
+		.hold = sim_rig_hold,
+		.release = sim_rig_release,
+		.hold_ctx = hold,
 		.doorbell = {0x1030000, 0x103ffff},
 	};
 	struct stream streams[MAX_DARTS];
@@ -81,13 +97,20 @@ static inline void sim_rig_init(struct sim_rig *rig, enum sim_dart_kind kind,
 								      .name = "device",
 								      .streams = streams,
 								      .nr_streams = nr_darts,
-								      .sync = SYNC_FULL},
+								      .sync = SYNC_FULL,
+								      .hold = hold != NULL},
 					       &rig->ep),
 			 0);
 	for (unsigned i = 0; i < nr_darts; i++)
 		sim_dart_set_mediator(rig->darts[i], rig->m);
 	assert_int_equal(mediator_attach(rig->m, 1, EP, false), 0);
 	rig->port = sim_dart_port(rig->darts[0]);
+}
+
+static inline void sim_rig_init(struct sim_rig *rig, enum sim_dart_kind kind,
+				enum sim_dart_quirk quirk, unsigned nr_darts, bool lazy)
+{
+	sim_rig_init_held(rig, kind, quirk, nr_darts, lazy, NULL);
 }
 
 static inline void sim_rig_fini(struct sim_rig *rig)
