@@ -199,6 +199,9 @@ mutants: $(B)/.deps ## break each guarantee in turn; a unit test must go red
 soak: $(ORACLES) ## random operations until interrupted, or DURATION=seconds
 	$(Q)iommu/tests/soak.sh $(ORACLES)
 
+soak-coherence: $(B)/native/vmm/tests/test_coherence ## 100 million entries of a hostile ring device, checked
+	$(Q)ENTRIES=$${ENTRIES:-100000000} $<
+
 # ---- speed ----------------------------------------------------------------------------------------
 
 $(B)/.deps-bench: $(B)/.deps
@@ -234,6 +237,6 @@ tidy: ## clang-tidy the native sources
 clean: ## remove what was built; fetched packages stay
 	$(Q)rm -rf $(addprefix $(B)/,$(FLAVOURS))
 
-.PHONY: all bench check check-asan check-tsan check-arm64 proofs mutants soak help format tidy clean
+.PHONY: all soak-coherence bench check check-asan check-tsan check-arm64 proofs mutants soak help format tidy clean
 
 -include guest-tests/tests.mk

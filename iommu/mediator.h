@@ -19,7 +19,7 @@
 #include "iommu/instance.h"
 #include "iommu/maptree.h"
 
-/* When a bounced slot is synced besides MAP and UNMAP; design.md "Bounce coherence". */
+/* When a bounced slot is synced besides MAP and UNMAP; coherence.md. */
 enum sync_mode {
 	SYNC_NONE,  /* never */
 	SYNC_RINGS, /* read-write slots, at every sync point */

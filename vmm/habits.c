@@ -38,8 +38,7 @@ static unsigned poll_us(uint16_t vendor, uint32_t class)
 	}
 }
 
-/* Classes whose Linux drivers look at a buffer only after they unmapped it: design.md, "Bounce
- * coherence". */
+/* Classes whose Linux drivers look at a buffer only after they unmapped it: coherence.md. */
 static bool unmaps_before_it_looks(uint32_t class)
 {
 	return class == CLASS_NVME || class == CLASS_AHCI || class == CLASS_XHCI;

@@ -4,7 +4,7 @@
  *
  * A lazy kernel (iommu.strict=0, DMA-FQ) puts UNMAP off: its drivers look at a buffer, and give its
  * pages to others, before it. Bounced payload must be there by then, so it has to be copied at sync
- * points: SYNC_FULL. Design.md, "Lazy guests".
+ * points: SYNC_FULL. coherence.md, "Lazy guests".
  */
 #ifndef VMM_STRICT_H
 #define VMM_STRICT_H

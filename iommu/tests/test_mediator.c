@@ -30,12 +30,23 @@ struct fixture {
 	struct fake_instance inst[3];
 	struct endpoint *ep[3]; /* ids 1, 2, 3 */
 	unsigned nr_log;
+	unsigned nr_held, nr_released;
 };
 
 static void count_line(void *ctx, const char *line)
 {
 	(void)line;
 	((struct fixture *)ctx)->nr_log++;
+}
+
+static void hold(void *ctx)
+{
+	((struct fixture *)ctx)->nr_held++;
+}
+
+static void release(void *ctx)
+{
+	((struct fixture *)ctx)->nr_released++;
 }
 
 static void add_endpoint(struct fixture *fx, unsigned i, struct fake_instance *inst,
@@ -66,6 +77,9 @@ static struct fixture *make_mediator(void **state, uint64_t pool_pages)
 		.doorbell = {0x01030000, 0x0103ffff},
 		.log = count_line,
 		.log_ctx = fx,
+		.hold = hold,
+		.release = release,
+		.hold_ctx = fx,
 	};
 
 	fx->ram = aligned_alloc(0x10000, RAM_LEN);
@@ -453,6 +467,49 @@ static void a_large_misaligned_mapping_is_one_instance_mapping(void **state)
 	assert_int_equal(map(fx, 1, 0x100000, 16 * H, RAM + G, RW), 0);
 	assert_int_equal(fx->inst[0].nr, 1);
 	assert_int_equal(stats_of(fx).bounce_live, 16);
+}
+
+/* Endpoint 2 alone wants vCPUs held. */
+static int setup_held(void **state)
+{
+	struct fixture *fx = make_mediator(state, 32);
+	const struct stream one = {.inst = &fx->inst[1].inst};
+	const struct endpoint_cfg cfg = {.id = 2,
+					 .name = "test",
+					 .streams = &one,
+					 .nr_streams = 1,
+					 .sync = SYNC_FULL,
+					 .hold = true};
+
+	add_endpoint(fx, 0, &fx->inst[0], SYNC_FULL, false);
+	assert_int_equal(mediator_add_endpoint(fx->m, &cfg, &fx->ep[1]), 0);
+	return 0;
+}
+
+/* Whoever's sync point it is: the rings of a domain change together. */
+static void vcpus_are_held_while_one_who_wants_it_is_in_the_domain(void **state)
+{
+	struct fixture *fx = *state;
+
+	attach(fx, 1, 1);
+	assert_int_equal(map(fx, 1, 0x30000, G, RAM + 2 * G, RW), 0);
+	dma(fx, 0, 0x30000, 0xe1, G);
+	endpoint_sync_for_cpu(fx->ep[0]);
+	assert_int_equal(fx->nr_held, 0);
+	attach(fx, 1, 2);
+	dma(fx, 0, 0x30000, 0xe2, G);
+	endpoint_sync_for_cpu(fx->ep[0]);
+	assert_int_equal(fx->nr_held, 1);
+	dma(fx, 1, 0x30000, 0xe3, G);
+	endpoint_sync_for_cpu(fx->ep[1]);
+	assert_int_equal(fx->nr_held, 2);
+	assert_int_equal(mediator_detach(fx->m, 1, 2), 0);
+	dma(fx, 0, 0x30000, 0xe4, G);
+	endpoint_sync_for_cpu(fx->ep[0]);
+	assert_int_equal(fx->nr_held, 2);
+	assert_int_equal(fx->nr_released, 2);
+	assert_int_equal(*at(fx, RAM + 2 * G), 0xe4);
+	assert_int_equal(stats_of(fx).holds, 2);
 }
 
 static void rights_hold(void **state)
@@ -1127,6 +1184,7 @@ int main(void)
 		TEST(two_write_only_maps_of_one_page_keep_each_others_bytes),
 		TEST(what_the_cpu_writes_beside_a_receive_buffer_stays),
 		TEST(a_ring_is_coherent_at_sync_points),
+		TEST_ON(vcpus_are_held_while_one_who_wants_it_is_in_the_domain, setup_held),
 		TEST(a_second_endpoint_sees_what_is_mapped_already),
 		TEST(detach_brings_what_the_device_wrote_and_cuts_it_off),
 		TEST(reset_drops_everything),

@@ -228,7 +228,7 @@ static void a_flag_in_payload_is_read_before_its_entry(void **state)
 	frame->slot[0] &= ~(frame_slot)MAP_READ;
 	frame_relist(&fx->table, frame);
 	never_pause(fx, frame->page);
-	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_FULL, fx->scratch,
+	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_FULL, NULL, fx->scratch,
 		    &fx->stats);
 	end_trap();
 	check_entry(fx, fx->guest);
@@ -242,7 +242,7 @@ static void a_flag_in_a_read_only_slot_is_read_before_its_entry(void **state)
 	frame->slot[0] &= ~(frame_slot)MAP_WRITE;
 	frame_relist(&fx->table, frame);
 	never_pause(fx, fx->guest);
-	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_DEVICE, SYNC_FULL, fx->scratch,
+	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_DEVICE, SYNC_FULL, NULL, fx->scratch,
 		    &fx->stats);
 	end_trap();
 	check_entry(fx, frame->page);
@@ -343,7 +343,7 @@ static void check_order_of_writing(struct fixture *fx, unsigned rights)
 	*flag_in(fx, frame->page) = 1;
 	trap.flag = flag_in(fx, fx->guest);
 	set_trap(look_at_the_flag, fx->guest, NULL, PROT_READ);
-	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_FULL, fx->scratch,
+	sync_frames(&fx->table, fx->pool, fx->slot, SYNC_FOR_CPU, SYNC_FULL, NULL, fx->scratch,
 		    &fx->stats);
 	end_trap();
 	assert_int_equal(trap.times, 1);

@@ -86,7 +86,6 @@ int main(void)
 		cmocka_unit_test(e1000e_turns_full_with_long_packets),
 		cmocka_unit_test(who_is_told_through_memory_alone_is_polled),
 		cmocka_unit_test(vcpus_are_held_unless_valid_flags_come_last),
-		cmocka_unit_test(virtio_is_polled_and_nothing_else),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -71,7 +71,7 @@ prepare() { # COPY TEST...
 	local copy=$1 test start
 	shift
 	mkdir -p "$copy"
-	(cd "$top" && git ls-files -z --cached --others --exclude-standard -- Makefile iommu virtio guest-tests/tests.mk) |
+	(cd "$top" && git ls-files -z --cached --others --exclude-standard -- Makefile iommu virtio vmm guest-tests/tests.mk) |
 		tar -C "$top" --null --ignore-failed-read -T - -cf - 2>/dev/null | tar -C "$copy" -xf - || return
 	mkdir -p "$copy/build" && touch "$copy/build/.deps"
 	build "$copy" "$@" || return
