@@ -51,12 +51,15 @@ static void kick(void *ctx)
 /* KVM_RUN: looks at the flag first, and comes back when there is a signal. */
 static void guest(struct cpu *cpu)
 {
+	uint64_t first;
+
 	pthread_mutex_lock(&cpu->lock);
 	while (!__atomic_load_n(&cpu->leave_at_once, __ATOMIC_SEQ_CST) && !cpu->signalled) {
 		pthread_mutex_unlock(&cpu->lock);
 		cpu->in_guest = true;
-		if (__atomic_load_n(&memory[0], __ATOMIC_RELAXED) !=
-		    __atomic_load_n(&memory[1], __ATOMIC_RELAXED))
+		first = __atomic_load_n(&memory[0], __ATOMIC_RELAXED);
+		sched_yield();
+		if (__atomic_load_n(&memory[1], __ATOMIC_RELAXED) != first)
 			fail_msg("half of a change was seen");
 		cpu->in_guest = false;
 		pthread_mutex_lock(&cpu->lock);
@@ -257,6 +260,33 @@ static void a_machine_is_stopped_while_somebody_holds(void **state)
 	}
 }
 
+static void *hold_once(void *ctx)
+{
+	(void)ctx;
+	hold_take(&hold);
+	hold_release(&hold);
+	return NULL;
+}
+
+/* What it does in its exit may take long, and it need not come back for the holder to go on. */
+static void who_leaves_lets_the_holder_go_on(void **state)
+{
+	time_t end = time(NULL) + WAIT_S;
+	pthread_t holder;
+
+	(void)state;
+	assert_true(hold_enter(&cpus[0].seat));
+	assert_int_equal(pthread_create(&holder, NULL, hold_once, NULL), 0);
+	/* It is about to wait, or waits. */
+	while (!hold.held)
+		assert_true(time(NULL) < end);
+	for (unsigned i = 0; i < 100; i++)
+		sched_yield();
+	hold_leave(&cpus[0].seat);
+	pthread_join(holder, NULL);
+	assert_int_equal(hold.held, 0);
+}
+
 /* A kick that is long past must not keep a vCPU out of the guest. */
 static void an_old_kick_is_forgotten(void **state)
 {
@@ -282,6 +312,7 @@ int main(void)
 		CASE(holders_do_not_exclude_each_other),
 		CASE(a_machine_is_stopped_while_somebody_holds),
 		CASE(an_old_kick_is_forgotten),
+		CASE(who_leaves_lets_the_holder_go_on),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
