@@ -189,6 +189,25 @@ refused lazy_guest_of_a_sim_without_full_sync 1 'iommu.strict=0.*sync=' \
 	$run -p 'quiet iommu.strict=0' --sim nvme,disk=disk,sync=rings
 rm odd disk
 
+# ---- networks ----
+refused net_name_is_too_long 2 'sixteen--letters.*15 letters' $run --net tap=sixteen--letters
+refused net_is_no_tap 1 'lo.*not a tap' $run --net tap=lo
+# Under another name, so that it is not taken for one that was left behind.
+cp /usr/local/bin/granule /run/holder
+/run/holder run -k vmlinuz -i initrd -m 256 -p quiet --net tap=held0 >/dev/null 2>&1 </dev/null &
+holder=$!
+tries=0
+until [ -e /sys/class/net/held0 ] || [ $tries -gt 300 ]; do
+	tries=$((tries + 1))
+	usleep 100000
+done
+refused net_tap_is_busy 1 'held0.*another process' $run --net tap=held0
+kill $holder
+wait $holder
+mv /dev/net/tun /dev/tun.away
+refused net_without_tun 1 '/dev/net/tun.*modprobe tun' $run --net tap=tap0
+mv /dev/tun.away /dev/net/tun
+
 refused stats_cannot_be_written 1 '/nowhere/s' $run --stats /nowhere/s
 refused live_stats_without_a_directory 1 'XDG_RUNTIME_DIR' \
 	env XDG_RUNTIME_DIR=/nowhere $run --live-stats
@@ -211,12 +230,17 @@ group=$(basename "$(readlink "/sys/bus/pci/devices/$edu/iommu_group")")
 chmod 666 /dev/kvm "/dev/vfio/$group" /dev/vfio/vfio
 chmod 755 /root
 echo 'nobody:x:65534:65534::/root:/bin/sh' >>/etc/passwd
+refused net_without_the_right_to_make_one 1 'new0.*no such interface.*ip tuntap' \
+	su -s /bin/sh nobody -c "$run --net tap=new0"
 refused memlock_is_too_low 1 'memlock|locked memory|ulimit -l' \
 	sh -c "ulimit -l 64; exec su -s /bin/sh nobody -c '$run -m 256 --iommu off --vfio $edu'"
 
 # ---- ended from outside ----
 ended ended_by_SIGTERM TERM 143 0.02 0.1 0.2 0.4 0.8 2 4
 ended ended_by_SIGINT INT 130 0.1 1
+devices="--vfio $edu --net tap=new0"
+ended net_ended_by_SIGTERM TERM 143 0.1 3
+devices="--vfio $edu"
 ended ended_by_SIGHUP HUP 129 0.1 1
 # The kernel takes the device back; the next guest can have it.
 ended ended_by_SIGKILL_first KILL 137 1

@@ -191,7 +191,11 @@ native() { [[ $(uname -m) == aarch64 && $(getconf PAGESIZE) -eq 16384 && -w /dev
 missing() {
 	local device
 	if native; then
-		[[ ! $(get "host $1" device) ]] || echo "needs a lab device ($(get "host $1" device | head -n 1))"
+		if [[ $(get "host $1" device) ]]; then
+			echo "needs a lab device ($(get "host $1" device | head -n 1))"
+		elif [[ $(get "host $1" setup) ]]; then
+			echo "changes the host, so it needs the lab"
+		fi
 		return
 	fi
 	while IFS= read -r device; do
