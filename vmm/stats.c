@@ -118,6 +118,15 @@ void stats_print(FILE *file, const struct stats *stats)
 	const struct mediator_stats *m = &stats->mediator;
 	char a[24], b[24], c[24];
 
+	for (unsigned i = 0; i < stats->nr_nets; i++) {
+		const struct net_stats *n = &stats->nets[i].counts;
+
+		fprintf(file,
+			"granule: --net %s: to the guest %" PRIu64 " packets (%s), %" PRIu64
+			" dropped; from it %" PRIu64 " (%s), %" PRIu64 " dropped\n",
+			stats->nets[i].tap, n->rx_packets, human(n->rx_bytes, a), n->rx_dropped,
+			n->tx_packets, human(n->tx_bytes, b), n->tx_dropped);
+	}
 	if (!stats->viommu || !stats->nr_endpoints)
 		return;
 	fprintf(file, "granule: virtio-iommu, %u endpoint%s, %s frames, %.1f s\n",
@@ -174,6 +183,17 @@ void stats_since(struct stats *stats, const struct stats *before)
 	stats->vfio.maps -= before->vfio.maps;
 	stats->vfio.unmaps -= before->vfio.unmaps;
 	stats->vfio.others -= before->vfio.others;
+	for (unsigned i = 0; i < stats->nr_nets; i++) {
+		struct net_stats *n = &stats->nets[i].counts;
+		const struct net_stats *b = &before->nets[i].counts;
+
+		n->rx_packets -= b->rx_packets;
+		n->rx_bytes -= b->rx_bytes;
+		n->rx_dropped -= b->rx_dropped;
+		n->tx_packets -= b->tx_packets;
+		n->tx_bytes -= b->tx_bytes;
+		n->tx_dropped -= b->tx_dropped;
+	}
 #define SUBTRACT_FIELD(name) stats->mediator.name -= before->mediator.name;
 #define KEEP_FIELD(name)
 	MEDIATOR_FIELDS(SUBTRACT_FIELD, KEEP_FIELD)
@@ -206,8 +226,27 @@ void stats_write_json(FILE *file, const struct stats *stats)
 			stats->exit_ns[i]);
 	fprintf(file,
 		"\n  },\n  \"vfio_calls\": {\n    \"map\": %" PRIu64 ",\n    \"unmap\": %" PRIu64
-		",\n    \"others\": %" PRIu64 "\n  },\n  \"viommu\": ",
+		",\n    \"others\": %" PRIu64 "\n  },\n  \"nets\": [",
 		stats->vfio.maps, stats->vfio.unmaps, stats->vfio.others);
+	for (unsigned i = 0; i < stats->nr_nets; i++) {
+		const struct net_stats *n = &stats->nets[i].counts;
+
+		/* A name may have any other letter: Linux's only limits are '/' and blanks. */
+		fprintf(file, "%s\n    {\"tap\": \"", i ? "," : "");
+		for (const char *c = stats->nets[i].tap; *c; c++) {
+			if (*c == '"' || *c == '\\' || (unsigned char)*c < ' ')
+				fprintf(file, "\\u%04x", (unsigned)(unsigned char)*c);
+			else
+				fputc(*c, file);
+		}
+		fprintf(file,
+			"\", \"rx_packets\": %" PRIu64 ", \"rx_bytes\": %" PRIu64
+			", \"rx_dropped\": %" PRIu64 ", \"tx_packets\": %" PRIu64
+			", \"tx_bytes\": %" PRIu64 ", \"tx_dropped\": %" PRIu64 "}",
+			n->rx_packets, n->rx_bytes, n->rx_dropped, n->tx_packets, n->tx_bytes,
+			n->tx_dropped);
+	}
+	fprintf(file, "%s],\n  \"viommu\": ", stats->nr_nets ? "\n  " : "");
 	if (!stats->viommu) {
 		fprintf(file, "null\n}\n");
 		return;

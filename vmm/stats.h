@@ -11,6 +11,8 @@
 
 #include "iommu/mediator.h"
 #include "iommu/vfio.h"
+#include "virtio/net.h"
+#include "vmm/cli.h"
 
 /* Why vCPUs left the guest. */
 enum exit_kind {
@@ -29,18 +31,26 @@ enum exit_kind {
 /* exit_kind_of - by the address of an MMIO access that something claimed */
 enum exit_kind exit_kind_of(uint64_t gpa);
 
+/* What went through one --net. */
+struct stats_net {
+	char tap[CONFIG_TAP_NAME_MAX + 1];
+	struct net_stats counts;
+};
+
 struct stats {
 	double seconds; /* the guest ran */
 	uint64_t exits[NR_EXIT_KINDS];
 	uint64_t exit_ns[NR_EXIT_KINDS]; /* spent on them, of all vCPUs together */
 	struct vfio_counts vfio;
+	unsigned nr_nets;
+	struct stats_net nets[CONFIG_MAX_NETS];
 	bool viommu; /* there was one: the rest is valid */
 	unsigned nr_endpoints;
 	uint64_t frame_size; /* bytes */
 	struct mediator_stats mediator;
 };
 
-/* stats_print - the table, when devices were behind the virtio-iommu; nothing otherwise */
+/* stats_print - a line for each --net, and the table, when devices were behind the virtio-iommu */
 void stats_print(FILE *file, const struct stats *stats);
 
 /* stats_print_live - the same of a VM that runs, and its exits; there is always something */

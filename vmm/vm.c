@@ -136,6 +136,7 @@ struct vm {
 	struct slot slots[MAX_SLOTS];
 	unsigned nr_slots;
 	struct virtio_dev *viommu, *console; /* their slots' */
+	struct virtio_dev *nets[CONFIG_MAX_NETS];
 	int fault_fd;			     /* signalled when faults wait for the guest */
 	struct evloop_watch *fault_watch;
 	bool input_to_hvc;
@@ -855,6 +856,7 @@ static int add_net(struct vm *vm, unsigned i)
 	if (ret)
 		return ret;
 	tap->fd = -1;
+	vm->nets[i] = dev;
 	return add_slot(vm, dev, true);
 }
 
@@ -1099,6 +1101,11 @@ static void collect_stats(void *ctx, struct stats *out)
 	for (unsigned i = 0; i < vm->cfg->vcpus; i++)
 		vcpu_count_exits(vm->vcpus[i], out->exits, out->exit_ns);
 	vfio_get_counts(&out->vfio);
+	for (unsigned i = 0; i < vm->cfg->nr_nets; i++) {
+		strcpy(out->nets[i].tap, vm->cfg->nets[i].tap);
+		net_get_stats(vm->nets[i], &out->nets[i].counts);
+	}
+	out->nr_nets = vm->cfg->nr_nets;
 	out->viommu = vm->mediator;
 	if (!vm->mediator)
 		return;

@@ -72,6 +72,40 @@ static void the_table_names_what_was_done(void **state)
 	assert_non_null(strstr(text, "16.0 KiB frames"));
 }
 
+static const struct stats with_nets = {
+	.nr_nets = 2,
+	.nets = {{"tap0", {11, 2048, 33, 44, 55, 66}}, {"a\"b", {.rx_packets = 1}}},
+};
+
+static void a_network_has_a_line_with_every_count(void **state)
+{
+	char text[1024] = {0};
+	FILE *file = fmemopen(text, sizeof(text), "w");
+
+	(void)state;
+	stats_print(file, &with_nets);
+	fclose(file);
+	assert_non_null(
+		strstr(text, "granule: --net tap0: to the guest 11 packets (2.0 KiB), 33 dropped; "
+			     "from it 44 (55 bytes), 66 dropped\n"));
+}
+
+static void a_network_has_an_object_with_every_count(void **state)
+{
+	struct stats stats = with_nets;
+	char text[4096] = {0};
+	FILE *file = fmemopen(text, sizeof(text), "w");
+
+	(void)state;
+	stats_since(&stats, &(struct stats){.nets = {{.counts = {1, 2, 3, 4, 5, 6}}}});
+	stats_write_json(file, &stats);
+	fclose(file);
+	assert_non_null(strstr(text, "{\"tap\": \"tap0\", \"rx_packets\": 10, \"rx_bytes\": 2046, "
+				     "\"rx_dropped\": 30, \"tx_packets\": 40, \"tx_bytes\": 50, "
+				     "\"tx_dropped\": 60},\n"));
+	assert_non_null(strstr(text, "{\"tap\": \"a\\u0022b\", \"rx_packets\": 1,"));
+}
+
 static void no_endpoint_no_table(void **state)
 {
 	char text[2048] = {0};
@@ -229,6 +263,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, in_a_directory, drop_directory)
 		cmocka_unit_test(the_table_names_what_was_done),
+		cmocka_unit_test(a_network_has_a_line_with_every_count),
+		cmocka_unit_test(a_network_has_an_object_with_every_count),
 		cmocka_unit_test(no_endpoint_no_table),
 		cmocka_unit_test(the_live_table_has_exits_whatever_the_devices),
 		cmocka_unit_test(a_difference_keeps_what_tells_a_state),
