@@ -84,7 +84,7 @@ guest-check: $(GUEST_DEPS) apple-dart ## every guest scenario, in the lab
 	$(Q)guest-tests/run.sh
 
 bench-lab: $(B)/arm64/granule $(B)/linux/bench ## granule beside QEMU in the lab: a table, and build/bench-lab.json
-	$(Q)guest-tests/bench-lab
+	$(Q)guest-tests/bench-lab; status=$$?; guest-tests/bench-net && exit $$status
 
 matrix: $(GUEST_DEPS) ## every device, a minute of load each, in the lab
 	$(Q)guest-tests/run.sh -m
