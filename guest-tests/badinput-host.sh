@@ -230,6 +230,7 @@ group=$(basename "$(readlink "/sys/bus/pci/devices/$edu/iommu_group")")
 chmod 666 /dev/kvm "/dev/vfio/$group" /dev/vfio/vfio
 chmod 755 /root
 echo 'nobody:x:65534:65534::/root:/bin/sh' >>/etc/passwd
+chmod 755 /dev/net && chmod 666 /dev/net/tun
 refused net_without_the_right_to_make_one 1 'new0.*no such interface.*ip tuntap' \
 	su -s /bin/sh nobody -c "$run --net tap=new0"
 refused memlock_is_too_low 1 'memlock|locked memory|ulimit -l' \

@@ -213,7 +213,10 @@ int tap_open(const struct net_config *cfg, struct tap *out)
 				  ": load its module with modprobe tun",
 				  cfg->tap);
 		else
-			msg_error("--net %s: " CLONE_DEVICE ": %s", cfg->tap, strerror(-ret));
+			msg_error("--net %s: " CLONE_DEVICE ": %s%s", cfg->tap, strerror(-ret),
+				  ret == -EACCES
+					  ? "; run as root, or give it mode 666, as udev does"
+					  : "");
 		return ret;
 	}
 	ret = attach(out->fd, cfg->tap, exists);
