@@ -12,11 +12,11 @@
 # shellcheck source=lib.sh
 . /test/lib.sh
 
-# NAME, PCI id, driver, what work it does. A USB controller has a disk and a network card.
+# NAME, PCI id, driver, what work it does, and what is behind a USB controller: on which of its ports.
 table='nvme 1b36:0010 nvme disk
 ahci 8086:2922 ahci disk
-usbdisk 1b36:000d xhci_hcd disk
-usbnet 1b36:000d xhci_hcd net
+usbdisk 1b36:000d xhci_hcd disk 1
+uasdisk 1b36:000d xhci_hcd disk 2
 e1000e 8086:10d3 e1000e net
 igb 8086:10c9 igb net
 vblk 1af4:1042 virtio-pci disk
@@ -26,6 +26,7 @@ column() { echo "$table" | sed -n "s/^$1 //p" | cut -d ' ' -f "$2"; }
 id_of() { column "$1" 1; }
 driver_of() { column "$1" 2; }
 work_of() { column "$1" 3; }
+port_of() { column "$1" 4; }
 
 devices=$(param devices '' | tr , ' ')
 seconds=$(param seconds 3)
@@ -46,11 +47,13 @@ below() {
 	disk) set -- "$1" /sys/block/* ;;
 	net) set -- "$1" /sys/class/net/* ;;
 	esac
-	bdf=$(function_of "$1") || return 1
+	where=$(function_of "$1") || return 1
+	[ ! "$(port_of "$1")" ] || where="$where/usb*/[0-9]-$(port_of "$1")"
 	shift
 	for entry; do
+		# shellcheck disable=SC2254 # a pattern
 		case $(readlink -f "$entry") in
-		*/"$bdf"/*)
+		*/$where/*)
 			basename "$entry"
 			return
 			;;
@@ -184,7 +187,12 @@ works() { "$(work_of "$1")_work" "$1"; }
 # Each in a shell of its own; what its work says is kept for said_of.
 work_of_all() {
 	for name in $devices; do
-		{ works "$name" >"/tmp/$name.said" 2>&1; echo $? >"/tmp/$name.status"; } &
+		{
+			started=$(centiseconds)
+			works "$name" >"/tmp/$name.said" 2>&1
+			echo $? >"/tmp/$name.status"
+			echo "note: $name has worked for $((($(centiseconds) - started) / 100)) s"
+		} &
 	done
 	wait
 	for name in $devices; do
