@@ -1155,6 +1155,15 @@ static void a_map_that_is_refused_leaves_the_bar_trapped(void **state)
 	assert_int_equal(rd(bar2() + 4, 4), 9);
 }
 
+static void program_msix(unsigned vec, uint64_t addr, uint32_t data, bool masked)
+{
+	uint64_t entry = bar0() + TABLE + 16 * vec;
+
+	wr(entry, 8, addr);
+	wr(entry + 8, 4, data);
+	wr(entry + 12, 4, masked);
+}
+
 /* ---- trapped, direct, and back
  * ------------------------------------------------------------------------- */
 
@@ -1469,22 +1478,35 @@ static void without_a_mediator_vectors_are_irqfds_from_the_start(void **state)
 	wr(bar0() + TABLE, 8, DOORBELL);
 	wr(bar0() + TABLE + 8, 8, 70);
 	assert_int_equal(irqfd_data(d.fds[0]), 70);
-	/* a device whose IOMMU is the guest's business */
 	wr(bar0() + TABLE, 8, 0xabcd0040);
 	assert_int_equal(nr_irqfds(), 0);
 }
 
+static int nowhere(struct pci_dev *dev, uint64_t addr, uint64_t *gpa)
+{
+	(void)dev, (void)addr, (void)gpa;
+	return -EFAULT;
+}
+
+static void where_the_guest_drives_the_iommu_its_messages_are_no_irqfds(void **state)
+{
+	static struct pci_dev_ops ops;
+
+	(void)state;
+	ops = dev_ops;
+	ops.msi_target = nowhere;
+	d.dev.ops = &ops;
+	assert_int_equal(create(NULL, false), 0);
+	enable();
+	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE);
+	program_msix(0, DOORBELL, 70, false);
+	assert_int_equal(nr_irqfds(), 0);
+	pci_front_fire(func, 0);
+	assert_int_equal(m.nr_msi, 0);
+}
+
 /* ---- interrupts
  * --------------------------------------------------------------------------------------- */
-
-static void program_msix(unsigned vec, uint64_t addr, uint32_t data, bool masked)
-{
-	uint64_t entry = bar0() + TABLE + 16 * vec;
-
-	wr(entry, 8, addr);
-	wr(entry + 8, 4, data);
-	wr(entry + 12, 4, masked);
-}
 
 static void msix_fires_after_sync_with_what_the_guest_programmed(void **state)
 {
@@ -1817,6 +1839,7 @@ int main(void)
 		ALONE(a_bar_without_doorbells_is_never_trapped),
 		ALONE(msix_makes_room_for_doorbells_where_drivers_look_at_bar_0_only),
 		ALONE(msix_stays_where_moving_it_is_no_use),
+		ALONE(where_the_guest_drives_the_iommu_its_messages_are_no_irqfds),
 		MAPPED(without_a_mediator_vectors_are_irqfds_from_the_start),
 		TRAPPED(msix_fires_after_sync_with_what_the_guest_programmed),
 		TRAPPED(a_masked_msix_vector_waits_for_its_unmask),
