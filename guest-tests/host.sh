@@ -89,6 +89,13 @@ clean() {
 	rm "$1"
 }
 
+# count NAME FILE: a number of the statistics
+count() { sed -n "s/^ *\"$1\": \([0-9]*\),*$/\1/p" "$2" | head -n 1; }
+
+# at_most, at_least N NAME FILE
+at_most() { echo "$2: $(count "$2" "$3")" && [ "$(count "$2" "$3")" -le "$1" ]; }
+at_least() { echo "$2: $(count "$2" "$3")" && [ "$(count "$2" "$3")" -ge "$1" ]; }
+
 # serve_tcp: the host's end of netcheck, on the peer of the devices' network
 serve_tcp() {
 	echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6

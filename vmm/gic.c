@@ -215,7 +215,7 @@ int gic_msi(struct gic *gic, uint64_t gpa, uint32_t data, uint32_t devid)
 int gic_route(struct gic *gic, int route, uint64_t gpa, uint32_t data, uint32_t devid)
 {
 	const struct route want = {true, gpa, data, devid};
-	struct route *routes;
+	struct route *routes, *was;
 	unsigned i;
 
 	pthread_mutex_lock(&gic->lock);
@@ -231,9 +231,13 @@ int gic_route(struct gic *gic, int route, uint64_t gpa, uint32_t data, uint32_t 
 		}
 		gic->routes = routes;
 		gic->nr_routes++;
+		routes[i].used = false;
 	}
-	gic->routes[i] = want;
-	gic->changed = true;
+	was = &gic->routes[i];
+	if (!was->used || was->gpa != gpa || was->data != data || was->devid != devid) {
+		*was = want;
+		gic->changed = true;
+	}
 	pthread_mutex_unlock(&gic->lock);
 	return (int)i;
 }

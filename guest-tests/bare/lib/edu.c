@@ -48,12 +48,17 @@ void edu_start(const struct edu *edu, enum edu_dir dir, uint64_t iova, unsigned 
 	edu_write(edu, EDU_DMA_CMD, cmd);
 }
 
+bool edu_busy(const struct edu *edu)
+{
+	return edu_read(edu, EDU_DMA_CMD) & EDU_DMA_RUN;
+}
+
 bool edu_finish(const struct edu *edu)
 {
 	uint64_t end = now_us() + EDU_DMA_MAX_US;
 
 	delay_us(EDU_DMA_US);
-	while (edu_read(edu, EDU_DMA_CMD) & EDU_DMA_RUN) {
+	while (edu_busy(edu)) {
 		if (now_us() > end)
 			return false;
 		delay_us(EDU_DMA_US / 50);

@@ -46,6 +46,9 @@ enum edu_dir {
  */
 void edu_start(const struct edu *edu, enum edu_dir dir, uint64_t iova, unsigned off, unsigned len, bool irq);
 
+/* edu_busy - is it still at what edu_start() told it? */
+bool edu_busy(const struct edu *edu);
+
 /* edu_finish - wait for it, reading its registers. Return: false when it does not end. */
 bool edu_finish(const struct edu *edu);
 
