@@ -78,7 +78,7 @@ apple-dart: $(B)/.deps
 
 # ---- targets ----------------------------------------------------------------------------------------
 
-GUEST_DEPS := $(B)/arm64/granule bare $(addprefix $(B)/linux/,blkcheck blkcheck-native netcheck netcheck-native hangup simedu vfiouser)
+GUEST_DEPS := $(B)/arm64/granule bare $(addprefix $(B)/linux/,blkcheck blkcheck-native netcheck netcheck-native hangup serialcheck simedu vfiouser)
 
 guest-check: $(GUEST_DEPS) apple-dart ## every guest scenario, in the lab
 	$(Q)guest-tests/run.sh

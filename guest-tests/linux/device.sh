@@ -7,7 +7,7 @@
 #     t.NAME=HISTORY      of a disk: steps of blkcheck with "_" for blanks; `maybe_` before them says that the
 #                         last one was cut short. `history: NAME HISTORY` is said whenever it changes
 #     t.seconds=N         of work
-#     t.irq=msi|wire      how interrupts should arrive
+#     t.irq=msi|wire|any  how interrupts should arrive
 #     t.end=off|reboot|panic|kill   how the machine ends; with all but the first while the devices work
 # shellcheck source=lib.sh
 . /test/lib.sh
@@ -20,7 +20,10 @@ uasdisk 1b36:000d xhci_hcd disk 2
 e1000e 8086:10d3 e1000e net
 igb 8086:10c9 igb net
 vblk 1af4:1042 virtio-pci disk
-vnet 1af4:1041 virtio-pci net'
+vnet 1af4:1041 virtio-pci net
+megasas 1000:0060 megaraid_sas disk
+ehci 8086:24cd ehci-pci disk
+sdhci 1b36:0007 sdhci-pci disk'
 
 column() { echo "$table" | sed -n "s/^$1 //p" | cut -d ' ' -f "$2"; }
 id_of() { column "$1" 1; }
@@ -94,6 +97,7 @@ interrupts() {
 	at=/sys/bus/pci/devices/$(function_of "$1")
 	case $(param irq msi) in
 	msi) numbers=$(ls "$at/msi_irqs" 2>/dev/null) how='no MSI is set up' ;;
+	any) numbers=$(ls "$at/msi_irqs" 2>/dev/null || cat "$at/irq") how='no interrupt is set up' ;;
 	*)
 		[ ! -d "$at/msi_irqs" ] || { echo 'an MSI is set up'; return 1; }
 		numbers=$(cat "$at/irq") how='there is no interrupt line'
