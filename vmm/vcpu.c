@@ -86,16 +86,24 @@ static int init_target(struct vcpu *vcpu)
 	return ioctl(vcpu->fd, KVM_ARM_VCPU_INIT, &init) ? -errno : 0;
 }
 
-static int kick_signal(void)
+/* For good: a handler that waits gets EINTR. */
+static int stop_signal(void)
 {
 	return SIGRTMIN;
+}
+
+/* For a moment: it may come when the guest was left already, and a handler must not mind. KVM_RUN
+ * is never restarted, other calls are. */
+static int hold_signal(void)
+{
+	return SIGRTMIN + 1;
 }
 
 static void kick(void *ctx)
 {
 	struct vcpu *vcpu = ctx;
 
-	pthread_kill(vcpu->self, kick_signal());
+	pthread_kill(vcpu->self, hold_signal());
 }
 
 int vcpu_create(const struct vcpu_machine *machine, unsigned index, struct vcpu **out)
@@ -360,11 +368,12 @@ static void on_kick(int sig)
 
 int vcpu_start(struct vcpu *vcpu)
 {
-	struct sigaction action = {.sa_handler = on_kick};
+	const struct sigaction stop = {.sa_handler = on_kick};
+	const struct sigaction hold = {.sa_handler = on_kick, .sa_flags = SA_RESTART};
 	int ret;
 
-	/* No SA_RESTART: whatever the thread waits in comes back. */
-	sigaction(kick_signal(), &action, NULL);
+	sigaction(stop_signal(), &stop, NULL);
+	sigaction(hold_signal(), &hold, NULL);
 	ret = pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
 	if (ret) {
 		msg_error("cannot start a thread for vCPU %u: %s", vcpu->index, strerror(ret));
@@ -380,7 +389,7 @@ void vcpu_kick(struct vcpu *vcpu)
 		return;
 	hold_stop(&vcpu->seat);
 	/* A handler may wait, too. */
-	pthread_kill(vcpu->thread, kick_signal());
+	pthread_kill(vcpu->thread, stop_signal());
 }
 
 void vcpu_join(struct vcpu *vcpu)
