@@ -25,6 +25,7 @@ static const struct stats some = {
 	.mediator = {.maps = 1234,
 		     .bytes_to_guest = 5 << 20,
 		     .bounce_frames = 77,
+		     .bounce_live = 3,
 		     .bounce_bytes_peak = 42},
 };
 
