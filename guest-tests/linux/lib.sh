@@ -39,7 +39,7 @@ done_line() { echo "done $nr_ok ok $nr_failed failed"; }
 
 # Nothing in the kernel's log that no healthy machine has.
 quiet_kernel() {
-	! dmesg | grep -E -m 1 "$kernel_complaints"
+	! dmesg | grep -v 'Kernel command line' | grep -E -m 1 "$kernel_complaints"
 }
 kernel_complaints='WARNING:|BUG:|Oops|Call trace|Internal error|page fault from EP|domain fault from EP|unknown fault from EP|nvme .*(timeout|I/O .* QID|controller is down|Removing after probe failure)|I/O error|exception Emask|failed command|usb .*: reset .*-speed|[Xx][Hh][Cc][Ii].*(died|not responding|ERROR)|NETDEV WATCHDOG|Reset adapter|Hardware Unit Hang|blocked for more than|rcu: INFO|granule .* larger than system page|late IOMMU probe'
 
