@@ -406,7 +406,7 @@ wanted() {
 	if [[ $# -gt 1 ]]; then
 		[[ " ${*:2} " == *" $1 "* || " ${*:2} " == *" $host "* ]]
 	elif [[ $matrix -eq 1 ]]; then
-		[[ $host == matrix-* ]]
+		[[ ${cfg[$1.quick]+x} ]]
 	else
 		is_quick "$1"
 	fi
