@@ -109,3 +109,35 @@ served() {
 	awk '$1 == "Tcp:" && !n++ { for (i = 2; i <= NF; i++) if ($i == "InCsumErrors") at = i; next }
 		$1 == "Tcp:" && $at { print $at " segments had wrong checksums"; exit 1 }' /proc/net/snmp
 }
+
+# stat_marks FILE: answer a guest that marks moments on its disk FILE (linux/steady.sh): keep the
+# statistics of each in stat.MARK; until the mark `end`
+stat_marks() {
+	last=
+	while [ "$last" != end ]; do
+		mark=$(dd if="$1" bs=512 count=1 2>/dev/null | tr -d ' \0')
+		if [ "$mark" != "$last" ]; then
+			granule stat --json "$(pidof granule)" >"stat.$mark"
+			printf '%-511s\n' "$mark" | dd of="$1" bs=512 seek=1 conv=notrunc 2>/dev/null
+			last=$mark
+		fi
+		usleep 50000
+	done
+}
+
+# stat_field MARK NAME: a number of its statistics
+stat_field() { sed -n "s/^ *\"$2\": \([0-9]*\),*$/\1/p" "stat.$1"; }
+
+# stat_grew MARK MARK NAME MIN MAX: by how much from one to the other
+stat_grew() {
+	from=$(stat_field "$1" "$3") to=$(stat_field "$2" "$3")
+	if ! { [ "$from" ] && [ "$to" ] && [ $((to - from)) -ge "$4" ] && [ $((to - from)) -le "$5" ]; }; then
+		echo "$3 from '$from' to '$to': not by $4 to $5"
+		return 1
+	fi
+}
+
+# no_vfio_calls MARK MARK: between them
+no_vfio_calls() {
+	stat_grew "$1" "$2" map 0 0 && stat_grew "$1" "$2" unmap 0 0 && stat_grew "$1" "$2" others 0 0
+}
