@@ -308,7 +308,11 @@ static inline __attribute__((always_inline)) uint64_t bring(uint8_t *dst, uint8_
 			size_t at = done + line[nr] * (size_t)LINE;
 
 			for (unsigned i = 0; i < LINE_WORDS; i++) {
-				if (seen[nr][i] != words(twin + at)[i])
+				/* A read-only slot's is the bounce page: devices may write it. */
+				uint64_t old =
+					__atomic_load_n(words(twin + at) + i, __ATOMIC_RELAXED);
+
+				if (seen[nr][i] != old)
 					bytes += word(words(dst + at) + i, words(twin + at) + i,
 						      seen[nr][i], stats);
 			}
