@@ -79,6 +79,8 @@ struct net {
 	size_t spilled; /* how many of them are in spill */
 	uint8_t spill[FRAME_MAX];
 
+	uint64_t offloads; /* as last set */
+
 	/* Transmitting. */
 	bool tx_waits; /* tx_chain was taken and the descriptor is full */
 	struct virtqueue_chain tx_chain;
@@ -431,12 +433,21 @@ static void net_config_write(struct virtio_dev *dev, unsigned off, const void *b
 	(void)len;
 }
 
+/* Only what changes: it takes a lock that all of the host's network shares. */
+static void set_offloads(struct net *net, uint64_t offloads)
+{
+	if (net->offloads == offloads)
+		return;
+	net->offloads = offloads;
+	net->cfg.set_offloads(net->cfg.fd, offloads);
+}
+
 static void net_start(struct virtio_dev *dev)
 {
 	struct net *net = to_net(dev);
 
 	net->started = true;
-	net->cfg.set_offloads(net->cfg.fd, dev->negotiated & GUEST_FEATURES);
+	set_offloads(net, dev->negotiated & GUEST_FEATURES);
 }
 
 static void net_notify(struct virtio_dev *dev, unsigned q)
@@ -461,7 +472,7 @@ static void net_reset(struct virtio_dev *dev)
 	net->nr_bufs = net->nr_iov = 0;
 	net->stock = net->pending = 0;
 	net->tx_waits = false;
-	net->cfg.set_offloads(net->cfg.fd, 0);
+	set_offloads(net, 0);
 }
 
 static void cancel(struct wait *wait)

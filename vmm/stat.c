@@ -20,10 +20,13 @@ int stat_run(const struct stat_config *cfg)
 	struct stats now, before, shown;
 
 	for (unsigned i = 0; !cfg->count || i < cfg->count; i++) {
+		int ret;
+
 		if (i)
 			wait_seconds(cfg->interval);
-		if (statsock_fetch(cfg->pid, &now))
-			return EXIT_FAILED;
+		ret = statsock_fetch(cfg->pid, i > 0, &now);
+		if (ret)
+			return ret == -ESHUTDOWN ? EXIT_POWEROFF : EXIT_FAILED;
 		shown = now;
 		/* Tools subtract for themselves. */
 		if (i && !cfg->json)

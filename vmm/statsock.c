@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "vmm/statsock.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "iommu/base.h"
@@ -233,13 +235,47 @@ static int connect_to(pid_t pid)
 	return ret == -ENOENT && st.st_uid != geteuid() && geteuid() ? -EACCES : ret;
 }
 
+/* Whoever answers may be anybody's process: is it what stats.c can work with, and print? */
+static bool is_sound(const struct stats *stats)
+{
+	uint8_t viommu;
+
+	memcpy(&viommu, &stats->viommu, sizeof(viommu));
+	if (viommu > 1 || stats->nr_nets > CONFIG_MAX_NETS)
+		return false;
+	for (unsigned i = 0; i < stats->nr_nets; i++) {
+		const char *tap = stats->nets[i].tap;
+		size_t len = strnlen(tap, sizeof(stats->nets[i].tap));
+
+		if (len == sizeof(stats->nets[i].tap))
+			return false;
+		while (len--)
+			if (!isprint((unsigned char)tap[len]))
+				return false;
+	}
+	return true;
+}
+
+static time_t now_s(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec;
+}
+
 /* Return: 0; -EPROTO; -errno. */
 static int receive(int fd, struct message *msg)
 {
+	time_t start = now_s();
 	size_t got = 0;
 
 	while (got < sizeof(*msg)) {
 		ssize_t n = recv(fd, (char *)msg + got, sizeof(*msg) - got, 0);
+
+		/* The time limit of the socket begins anew with every byte. */
+		if (now_s() - start > ANSWER_SECONDS)
+			return -ETIMEDOUT;
 
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -250,12 +286,12 @@ static int receive(int fd, struct message *msg)
 		got += (size_t)n;
 	}
 	return memcmp(msg->magic, magic, sizeof(magic)) != 0 || msg->layout != stats_layout() ||
-			       msg->len != sizeof(*msg)
+			       msg->len != sizeof(*msg) || !is_sound(&msg->stats)
 		       ? -EPROTO
 		       : 0;
 }
 
-int statsock_fetch(pid_t pid, struct stats *out)
+int statsock_fetch(pid_t pid, bool again, struct stats *out)
 {
 	struct message msg;
 	int fd = connect_to(pid), ret = MIN(fd, 0);
@@ -264,6 +300,9 @@ int statsock_fetch(pid_t pid, struct stats *out)
 		ret = receive(fd, &msg);
 		close(fd);
 	}
+	if (again &&
+	    (ret == -ESRCH || ret == -ENOENT || ret == -ECONNREFUSED || ret == -ECONNRESET))
+		return -ESHUTDOWN;
 	switch (ret) {
 	case 0:
 		*out = msg.stats;
@@ -273,7 +312,7 @@ int statsock_fetch(pid_t pid, struct stats *out)
 		return ret;
 	case -ENOENT:
 		msg_error("stat: process %d tells no statistics: it is no granule, or was started "
-			  "without --live-stats",
+			  "without --live-stats, or with another XDG_RUNTIME_DIR",
 			  (int)pid);
 		return ret;
 	case -EACCES:

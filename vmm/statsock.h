@@ -10,6 +10,7 @@
 #ifndef VMM_STATSOCK_H
 #define VMM_STATSOCK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -29,9 +30,11 @@ void statsock_destroy(struct statsock *sock); /* removes the socket; NULL is fin
 
 /**
  * statsock_fetch - ask process @pid
- * Return: 0; after a line on stderr: -ESRCH no such process, -ENOENT it has no socket, -EACCES it
- * is another user's, -EPROTO it is of another version, -ECONNREFUSED or -ETIMEDOUT nobody answers.
+ * @again: it has answered before
+ * Return: 0; -ESHUTDOWN @again, and it has ended; after a line on stderr: -ESRCH no such process,
+ * -ENOENT it has no socket, -EACCES it is another user's, -EPROTO it is of another version,
+ * -ECONNREFUSED or -ETIMEDOUT nobody answers.
  */
-int statsock_fetch(pid_t pid, struct stats *out);
+int statsock_fetch(pid_t pid, bool again, struct stats *out);
 
 #endif

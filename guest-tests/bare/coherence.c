@@ -4,8 +4,8 @@
  * the moment they see its flag: whole, with its payload, and none left out. All vCPUs look at all
  * entries; the first tells the device how far they are.
  *
- * Parameters: seconds=N, of all rings together (5); held=1: vCPUs are held (hold=on), so flags may be
- * anywhere in entries and entries anywhere in memory.
+ * Parameters: seconds=N, of all rings together (5); held=1: vCPUs are held (hold=on), so flags may
+ * be anywhere in entries and entries anywhere in memory.
  */
 #include "claim.h"
 #include "console.h"
@@ -158,7 +158,8 @@ static unsigned map_pages(unsigned first, unsigned bytes, uint32_t flags)
 
 	for (; bytes > (page - first) * PAGE; page++)
 		claim_check("map",
-			    iommu_map(&iommu, DOMAIN, BASE + page * PAGE, BASE + (page + 1) * PAGE - 1,
+			    iommu_map(&iommu, DOMAIN, BASE + page * PAGE,
+				      BASE + (page + 1) * PAGE - 1,
 				      (uint64_t)(uintptr_t)page_of(page), flags),
 			    VIRTIO_IOMMU_S_OK);
 	return page;
@@ -168,11 +169,12 @@ static void run_shape(unsigned nr, uint64_t us)
 {
 	unsigned pages;
 
-	memset(ram, 0, sizeof(ram));
 	memset(checkers, 0, sizeof(checkers));
 	stop = false;
 	seed = nr + 1;
 	claim_check("the virtio-iommu starts", iommu_start(&iommu, IOMMU_FEATURES) == NULL, true);
+	/* Not before its reset, which brings what the device wrote last to the ring before. */
+	memset(ram, 0, sizeof(ram));
 	claim_check("attach", iommu_attach(&iommu, DOMAIN, edu.rid, 0), VIRTIO_IOMMU_S_OK);
 	pages = map_pages(0, shape->offset + shape->entries * shape->words * 8, IOMMU_RW);
 	data_iova = BASE + pages * PAGE;

@@ -274,7 +274,12 @@ static void offloads_are_what_the_driver_accepted(void **state)
 	assert_int_equal(f->offloads, BIT(VIRTIO_NET_F_GUEST_CSUM) | BIT(VIRTIO_NET_F_GUEST_TSO6));
 	driver_reset(d);
 	assert_int_equal(f->offloads, 0);
+	assert_int_equal(f->nr_set, 2);
+	/* What stays is not set again and again: a host's lock is taken for it. */
+	driver_reset(d);
 	driver_probe(d, 0);
+	driver_reset(d);
+	assert_int_equal(f->nr_set, 2);
 	assert_int_equal(f->offloads, 0);
 	driver_probe(d, DRIVER_ALL_FEATURES);
 	assert_int_equal(f->offloads,
