@@ -114,7 +114,8 @@ static void what_needs_an_agreement_is_not_offered(void **state)
 
 	(void)state;
 	all = rd_features(0) | rd_features(1) << 32;
-	assert_int_equal(~all, BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_F_RING_PACKED));
+	assert_int_equal(~all, BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_F_RING_PACKED) |
+				       BIT(VIRTIO_F_RING_RESET));
 	assert_int_equal(rd_features(2), UINT32_MAX);
 	assert_int_equal(rd_features(UINT32_MAX), UINT32_MAX);
 }
