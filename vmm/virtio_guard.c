@@ -12,7 +12,7 @@
 
 /* Feature bits that are kept from the guest. A queue that is reset alone begins with indexes of 0,
  * over which the next sync would write the old ones. */
-#define HIDDEN (BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_F_RING_PACKED))
+#define HIDDEN (BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_F_RING_RESET))
 
 void virtio_guard_cap(struct virtio_guard *guard, const uint8_t *cap, unsigned len)
 {
