@@ -323,6 +323,14 @@ run_host() {
 		wait $!
 		status=$?
 	fi
+	# QEMU 7.2's e1000e has assertions that a change of the kind of interrupts under load can violate: an
+	# emulator that aborts is no test of a guest. Once more, and said.
+	if [[ $status -eq 125 && ! ${again-} ]] && grep -q 'hw/net/e1000e_core.c:.*Assertion' "$out/$host.err"; then
+		echo "note  $host: $(tail -n 1 "$out/$host.err" | cut -c1-200); once more"
+		local again=1
+		run_host "$host" "$@"
+		return
+	fi
 	for name; do
 		# its part of the output
 		awk -v name="$name" '/^@ / { on = $2 == name } on' "$out/$host.out" >"$out/$name.part"
