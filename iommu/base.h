@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * base - the few macros and checked sums that every layer uses.
+ * base - the few macros, checked sums and the clock that every layer uses.
  */
 #ifndef IOMMU_BASE_H
 #define IOMMU_BASE_H
@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 
 #define BIT(n)		 (UINT64_C(1) << (n))
 #define GENMASK(hi, lo)	 ((~UINT64_C(0) >> (63 - (hi))) & (~UINT64_C(0) << (lo)))
@@ -71,6 +72,15 @@ static inline void put_le64(void *p, uint64_t v)
 {
 	put_le32(p, (uint32_t)v);
 	put_le32((uint8_t *)p + 4, (uint32_t)(v >> 32));
+}
+
+/* monotonic_ns - CLOCK_MONOTONIC, nanoseconds */
+static inline uint64_t monotonic_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 #endif

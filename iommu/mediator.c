@@ -6,7 +6,6 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "iommu/alloc.h"
 #include "iommu/base.h"
@@ -148,14 +147,6 @@ static uint8_t *ram_base(const struct gmem *gmem)
 		high = MAX(high, (uintptr_t)span->hva + span->len);
 	}
 	return high - low <= SLOT_REACH ? (uint8_t *)low : NULL;
-}
-
-static uint64_t monotonic_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
 }
 
 int mediator_create(const struct mediator_cfg *cfg, struct mediator **out)

@@ -202,10 +202,10 @@ static void update_vector(struct vector *v)
 		v->wanted = wanted;
 		v->gpa = addr;
 		v->data = data;
-		if (v->wanted && front->direct)
+		if (v->wanted && front->direct) {
 			route_vector(v);
-		if (v->wanted && front->direct)
 			irqfd_on(v);
+		}
 	}
 	pthread_mutex_unlock(&front->direct_lock);
 }

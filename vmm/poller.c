@@ -19,14 +19,6 @@ struct poller {
 	int fd;
 };
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
-}
-
 /* A timerfd and not a timer of the loop: starting it again cannot fail for want of memory. */
 static void start(struct poller *poller, uint64_t ns)
 {
@@ -39,13 +31,13 @@ static void start(struct poller *poller, uint64_t ns)
 static void on_timer(void *ctx, uint64_t count)
 {
 	struct poller *poller = ctx;
-	uint64_t began = now_ns(), took;
+	uint64_t began = monotonic_ns(), took;
 
 	(void)count;
 	endpoint_sync_for_cpu(poller->ep);
 	endpoint_sync_for_device(poller->ep);
 	/* It may have held the vCPUs: they get as much time as it took, at least. */
-	took = now_ns() - began;
+	took = monotonic_ns() - began;
 	start(poller, MAX(poller->delay_ns, took));
 }
 

@@ -57,14 +57,6 @@ static const struct {
 
 /* ---- waiting --------------------------------------------------------------------------------- */
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 /*
  * Accesses that an invalidation waits for take no time in hardware, but the thread that makes one
  * here may be scheduled away meanwhile. Drivers know nothing of that: guests' have been seen to
@@ -79,8 +71,8 @@ static void drain(struct sim_dart *dart)
 
 	for (unsigned n = 0; dart_model_draining(dart->model); n++) {
 		if (!n)
-			start = now_ns();
-		else if (now_ns() - start >= MAX_DRAIN_NS)
+			start = monotonic_ns();
+		else if (monotonic_ns() - start >= MAX_DRAIN_NS)
 			return;
 		if (n < 10)
 			sched_yield();
@@ -107,7 +99,7 @@ static void host_write(void *ctx, uint32_t offset, uint32_t value)
 static uint64_t host_now(void *ctx)
 {
 	(void)ctx;
-	return now_ns();
+	return monotonic_ns();
 }
 
 static void host_relax(void *ctx)

@@ -79,14 +79,6 @@ struct sim_edu {
 	unsigned nr_writes, next_write, nr_batch;
 };
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
 /* ---- the thread that masters; the lock is held where nothing else is said ---------------------
  */
 
@@ -394,7 +386,7 @@ static bool is_hostile(const struct sim_edu *edu)
 /* Half of a CPU is the most it takes: a guest that shares it must get on. */
 static void rest(struct sim_edu *edu)
 {
-	uint64_t ns = now_ns() - edu->burst_start;
+	uint64_t ns = monotonic_ns() - edu->burst_start;
 	struct timespec time = {0};
 
 	time.tv_nsec = (long)MIN(MAX(ns, MIN_REST_NS), MAX_REST_NS);
@@ -402,7 +394,7 @@ static void rest(struct sim_edu *edu)
 	nanosleep(&time, NULL);
 	pthread_mutex_lock(&edu->lock);
 	edu->burst = 0;
-	edu->burst_start = now_ns();
+	edu->burst_start = monotonic_ns();
 }
 
 static void *run(void *arg)
@@ -410,7 +402,7 @@ static void *run(void *arg)
 	struct sim_edu *edu = arg;
 
 	pthread_mutex_lock(&edu->lock);
-	edu->burst_start = now_ns();
+	edu->burst_start = monotonic_ns();
 	while (!edu->stop) {
 		if (edu->nr_waiting ||
 		    !(is_hostile(edu) || edu->regs.cmd & SIM_EDU_RUN || ring_runs(edu))) {

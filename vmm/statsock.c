@@ -10,7 +10,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "iommu/base.h"
@@ -256,27 +255,18 @@ static bool is_sound(const struct stats *stats)
 	return true;
 }
 
-static time_t now_s(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return now.tv_sec;
-}
-
 /* Return: 0; -EPROTO; -errno. */
 static int receive(int fd, struct message *msg)
 {
-	time_t start = now_s();
+	uint64_t start = monotonic_ns();
 	size_t got = 0;
 
 	while (got < sizeof(*msg)) {
 		ssize_t n = recv(fd, (char *)msg + got, sizeof(*msg) - got, 0);
 
 		/* The time limit of the socket begins anew with every byte. */
-		if (now_s() - start > ANSWER_SECONDS)
+		if (monotonic_ns() - start > ANSWER_SECONDS * UINT64_C(1000000000))
 			return -ETIMEDOUT;
-
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)

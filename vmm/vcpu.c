@@ -207,14 +207,6 @@ static bool may_warn(struct vcpu *vcpu)
 	return false;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
 static void add_relaxed(uint64_t *counter, uint64_t n)
 {
 	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
@@ -223,13 +215,13 @@ static void add_relaxed(uint64_t *counter, uint64_t n)
 static void handle_mmio(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
-	uint64_t gpa = run->mmio.phys_addr, start = now_ns();
+	uint64_t gpa = run->mmio.phys_addr, start = monotonic_ns();
 	enum exit_kind kind = EXIT_KIND_UNCLAIMED;
 
 	if (bus_access(vcpu->machine->bus, gpa, run->mmio.data, run->mmio.len, run->mmio.is_write))
 		kind = exit_kind_of(gpa);
 	add_relaxed(&vcpu->exits[kind], 1);
-	add_relaxed(&vcpu->exit_ns[kind], now_ns() - start);
+	add_relaxed(&vcpu->exit_ns[kind], monotonic_ns() - start);
 	if (kind != EXIT_KIND_UNCLAIMED)
 		return;
 	if (may_warn(vcpu))
