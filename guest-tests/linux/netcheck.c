@@ -76,7 +76,7 @@ struct conn {
 	uint64_t balls;
 	int failed;	/* 1 wrong, 2 cut */
 	char said[200]; /* of the first failure */
-	time_t end;
+	uint64_t end; /* as now() counts */
 	pthread_mutex_t lock; /* of failed and said */
 };
 
@@ -84,12 +84,12 @@ static int log_fd = -1;
 static uint16_t port = 7777;
 static uint64_t spoiled = UINT64_MAX; /* place */
 
-static time_t now(void)
+static uint64_t now(void) /* ms */
 {
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec;
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
 __attribute__((format(printf, 3, 4))) static int fail(struct conn *conn, int how, const char *fmt,
@@ -238,10 +238,11 @@ static void *bulk_sender(void *arg)
 {
 	struct conn *conn = arg;
 
-	while (now() < conn->end) {
+	/* At least one: a busy machine may not let a thread run before its time is over. */
+	do {
 		if (send_message(conn, next_len(conn)))
 			return NULL;
-	}
+	} while (now() < conn->end);
 	if (conn->client)
 		send_end(conn, 0);
 	return NULL;
@@ -269,7 +270,7 @@ static void play_ball(struct conn *conn)
 	int ret = 1;
 
 	while (ret > 0) {
-		if (conn->client && now() >= conn->end)
+		if (conn->client && conn->balls && now() >= conn->end)
 			break;
 		if (conn->client && send_message(conn, next_len(conn)))
 			return;
@@ -294,7 +295,7 @@ static void use(struct conn *conn)
 	setsockopt(conn->fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
 	conn->out.seed = conn->client ? up : down;
 	conn->in.seed = conn->client ? down : up;
-	conn->end = now() + (time_t)conn->hello.seconds;
+	conn->end = now() + conn->hello.seconds * 1000;
 	if (conn->hello.bulk)
 		bulk(conn);
 	else
