@@ -38,7 +38,7 @@ CSTD := -std=gnu11
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 CPPFLAGS_ALL := -I. -D_GNU_SOURCE
 CFLAGS ?= -O2 -g
-LIBS := -luring -lfdt -lz -lzstd -lpthread
+LIBS := -luring -lfdt -lz -lzstd -lseccomp -lpthread
 
 native_CC := gcc
 native_AR := gcc-ar
@@ -72,7 +72,7 @@ FLAVOURS := native asan tsan arm64 clang
 
 # ---- what the machine must have -------------------------------------------------------------------
 
-DEPS_BUILD := gcc libc6-dev libcmocka-dev liburing-dev libfdt-dev zlib1g-dev libzstd-dev
+DEPS_BUILD := gcc libc6-dev libcmocka-dev liburing-dev libfdt-dev libseccomp-dev zlib1g-dev libzstd-dev
 DEPS_CROSS := $(if $(ARM_PREFIX),gcc-aarch64-linux-gnu libc6-dev-arm64-cross binutils-aarch64-linux-gnu)
 DEPS_LAB := qemu-system-arm ipxe-qemu cpio kmod xz-utils squashfs-tools debian-archive-keyring bsdutils procps
 DEPS_PROOFS := spin
