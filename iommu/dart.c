@@ -1129,6 +1129,7 @@ int dart_create(const struct dart_cfg *cfg, struct dart **out, char *error, size
 	dart->inst = (struct instance){
 		.ops = &dart_ops,
 		.name = cfg->name,
+		.kind = "DART",
 		.granule = BIT(dart->geo.page_lg2),
 		.nr_streams = nr_streams,
 		.caches_invalid = true,

@@ -1708,6 +1708,152 @@ void domain_leave(struct stream_state *stream)
 	stream->shadow = NULL;
 }
 
+/* ---- what an operator can see ---- */
+
+/* Frames, mappings and runs without slots looked at in one go: less than a millisecond. */
+#define LOOK_STEPS 8192
+
+/* The run without slots that comes first at frame @index or above; NULL: there is none. */
+static const struct frame *next_idle(const struct domain *dom, uint64_t index, unsigned *steps)
+{
+	const struct frame_queue *queues[] = {&dom->parked, &dom->quarantine};
+	const struct frame *best = NULL;
+
+	for (unsigned q = 0; q < ARRAY_SIZE(queues); q++) {
+		for (const struct frame *head = queues[q]->head; head;
+		     head = frame_queue_next(&dom->frames, head), (*steps)++) {
+			if (head->index + head->run > index && (!best || head->index < best->index))
+				best = head;
+		}
+	}
+	return best;
+}
+
+static struct stretch see_idle(const struct domain *dom, const struct frame *head, uint64_t at)
+{
+	return (struct stretch){
+		.start = MAX(head->index << dom->env->frame_lg2, at),
+		.last = ((head->index + head->run) << dom->env->frame_lg2) - 1,
+		.class = head->class == FRAME_PARKED ? STRETCH_PARKED : STRETCH_QUARANTINED,
+		.linear = true,
+	};
+}
+
+static struct stretch see_frame(const struct domain *dom, const struct frame *frame)
+{
+	static const enum stretch_class classes[] = {[FRAME_BOUNCE] = STRETCH_BOUNCE,
+						     [FRAME_EXPOSED] = STRETCH_EXPOSED,
+						     [FRAME_WINDOW] = STRETCH_WINDOW};
+	uint64_t start = frame->index << dom->env->frame_lg2;
+	struct stretch seen = {.start = start,
+			       .last = start + (dom->env->frame_size - 1),
+			       .class = classes[frame->class],
+			       .linear = true};
+
+	for (unsigned s = 0; s < dom->frames.nr_slots; s++) {
+		uint64_t iova = start + s * dom->env->granule, gpa;
+		unsigned rights = frame->slot[s] & SLOT_RIGHTS;
+
+		if (!frame->slot[s])
+			continue;
+		gpa = gmem_gpa(dom->env->gmem, slot_hva(&dom->frames, frame->slot[s]));
+		if (!seen.slots++) {
+			seen.iova = iova;
+			seen.gpa = gpa;
+			seen.rights = rights;
+			continue;
+		}
+		seen.linear &= gpa - iova == seen.gpa - seen.iova;
+		seen.mixed |= rights != seen.rights;
+		seen.rights |= rights;
+	}
+	return seen;
+}
+
+/* What is mapped first at @at or above, of a mapping that @map is. False: nothing of it is left. */
+static bool see_mapping(const struct domain *dom, const struct mapping *map, uint64_t at,
+			struct stretch *out)
+{
+	unsigned lg2 = dom->env->frame_lg2;
+	uint64_t from = MAX(map->start, at), body_last;
+	const struct frame *frame;
+	struct shape shape;
+
+	find_shape(dom, map, &shape);
+	if (!shape.hva) {
+		*out = (struct stretch){
+			.start = from,
+			.last = map->last,
+			.iova = from,
+			.gpa = map->gpa + (from - map->start),
+			.slots = (map->last - from) / dom->env->granule + 1,
+			.class = STRETCH_BARE,
+			.rights = rights_of(map),
+			.linear = true,
+		};
+		return true;
+	}
+	body_last = ((shape.body + shape.nr_body) << lg2) - 1;
+	if (shape.direct && shape.nr_body && from >= shape.body << lg2 && from <= body_last) {
+		*out = (struct stretch){
+			.start = from,
+			.last = body_last,
+			.iova = from,
+			.gpa = map->gpa + (from - map->start),
+			.slots = (body_last - from) / dom->env->granule + 1,
+			.class = STRETCH_DIRECT,
+			.rights = rights_of(map),
+			.linear = true,
+		};
+		return true;
+	}
+	/* None: a window that was cut off, see cut_window(). */
+	frame = frame_find(&dom->frames, from >> lg2);
+	if (!frame || frame->class > FRAME_WINDOW)
+		return false;
+	*out = see_frame(dom, frame);
+	out->start = MAX(out->start, at);
+	return true;
+}
+
+size_t domain_look(const struct domain *dom, uint64_t *at, struct stretch *out, size_t max,
+		   bool *more)
+{
+	unsigned lg2 = dom->env->frame_lg2, steps = 0;
+	const struct frame *idle = next_idle(dom, *at >> lg2, &steps);
+	size_t nr = 0;
+
+	for (*more = true; steps < LOOK_STEPS; steps++) {
+		struct stretch seen;
+		struct mapping map;
+		bool mapped = maptree_first(dom->maps, *at, UINT64_MAX, &map), found = true;
+
+		if (idle && idle->index + idle->run <= *at >> lg2)
+			idle = next_idle(dom, *at >> lg2, &steps);
+		if (!mapped && !idle) {
+			*more = false;
+			return nr;
+		}
+		if (idle && (!mapped || idle->index << lg2 <= MAX(map.start, *at)))
+			seen = see_idle(dom, idle, *at);
+		else
+			found = see_mapping(dom, &map, *at, &seen);
+		if (!found)
+			seen.last = MAX(map.start, *at) | (dom->env->frame_size - 1);
+		else if (!nr || !stretch_join(&out[nr - 1], &seen, false)) {
+			if (nr == max)
+				return nr;
+			out[nr++] = seen;
+		}
+		if (seen.last == UINT64_MAX) {
+			*more = false;
+			return nr;
+		}
+		*at = seen.last + 1;
+	}
+	return nr;
+}
+
 /* ---- life ---- */
 
 int domain_create(struct domain_env *env, uint32_t id, bool bypass, struct domain **out)

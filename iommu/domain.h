@@ -17,6 +17,7 @@
 #include "iommu/maptree.h"
 #include "iommu/pool.h"
 #include "iommu/shadowset.h"
+#include "iommu/stretch.h"
 #include "iommu/sync.h"
 
 /* What all domains of one mediator share. */
@@ -137,6 +138,16 @@ uint64_t domain_expire(struct domain *dom, uint64_t now);
 /* domain_vacate - nothing that is only kept for speed lies in [start, last] any more: an endpoint
  * joins for which it is reserved */
 void domain_vacate(struct domain *dom, uint64_t start, uint64_t last);
+
+/**
+ * domain_look - what lies at IOVA @*at and above, ascending
+ * @at: where to go on, when more is left
+ * @out, @max: room for as many stretches
+ * Looks at a bounded number of frames and mappings, whatever there are. Return: stretches written;
+ * *more: there may be others.
+ */
+size_t domain_look(const struct domain *dom, uint64_t *at, struct stretch *out, size_t max,
+		   bool *more);
 
 /* domain_trim - give back parked and quarantined pages */
 void domain_trim(struct domain *dom);

@@ -23,6 +23,17 @@ int gmem_add(struct gmem *gmem, uint64_t gpa, uint64_t len, void *hva)
 	return 0;
 }
 
+uint64_t gmem_gpa(const struct gmem *gmem, const uint8_t *hva)
+{
+	for (unsigned i = 0; i < gmem->nr_spans; i++) {
+		const struct gmem_span *span = &gmem->spans[i];
+
+		if (hva >= span->hva && (uint64_t)(hva - span->hva) < span->len)
+			return span->gpa + (uint64_t)(hva - span->hva);
+	}
+	return UINT64_MAX;
+}
+
 uint64_t gmem_size(const struct gmem *gmem)
 {
 	uint64_t size = 0;

@@ -48,6 +48,9 @@ static inline void *gmem_ptr(const struct gmem *gmem, uint64_t gpa, uint64_t len
 	return NULL;
 }
 
+/* gmem_gpa - where the byte at @hva lies; UINT64_MAX: in no span */
+uint64_t gmem_gpa(const struct gmem *gmem, const uint8_t *hva);
+
 /* gmem_size - bytes of RAM in all spans */
 uint64_t gmem_size(const struct gmem *gmem);
 

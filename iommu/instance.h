@@ -137,6 +137,7 @@ struct instance_ops {
 struct instance {
 	const struct instance_ops *ops;
 	const char *name;    /* for messages */
+	const char *kind;    /* of unit, for an operator: "VFIO", "DART"; may be NULL */
 	uint64_t granule;    /* bytes, smallest page; a power of two */
 	unsigned nr_streams; /* stream ids are below this; 1 .. INSTANCE_MAX_STREAMS */
 	bool exclusive;	     /* it has one shadow: the old one must go before the next is created */

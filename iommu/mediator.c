@@ -1317,3 +1317,73 @@ void mediator_get_stats(struct mediator *m, struct mediator_stats *out)
 	out->faults = faultlog_total(m->faults);
 	out->faults_lost = faultlog_lost(m->faults);
 }
+
+bool mediator_get_endpoint(struct mediator *m, unsigned i, struct endpoint_info *out)
+{
+	const struct endpoint *ep;
+	unsigned nr = 0;
+
+	pthread_mutex_lock(&m->lock);
+	/* The last one added comes first. */
+	for (ep = m->endpoints; ep; ep = ep->next)
+		nr++;
+	ep = i < nr ? m->endpoints : NULL;
+	for (unsigned n = nr - 1 - i; ep && n; n--)
+		ep = ep->next;
+	if (ep) {
+		*out = (struct endpoint_info){
+			.id = ep->cfg.id,
+			.name = ep->cfg.name,
+			.attached = ep->domain,
+			.domain = ep->domain ? ep->domain->id : 0,
+			.sync = ep->full ? SYNC_FULL : ep->cfg.sync,
+			.may_turn_full = ep->cfg.may_turn_full,
+			.relaxed = ep->cfg.relaxed,
+			.hold = ep->cfg.hold,
+			.told = ep->trap,
+			.trap = ep->trap_state,
+			.nr_streams = ep->cfg.nr_streams,
+		};
+		for (unsigned n = 0; n < ep->cfg.nr_streams; n++)
+			out->streams[n] = ep->streams[n]->id;
+	}
+	pthread_mutex_unlock(&m->lock);
+	return ep;
+}
+
+int mediator_next_domain(struct mediator *m, uint32_t id, struct domain_info *out)
+{
+	const struct domain *best = NULL;
+
+	pthread_mutex_lock(&m->lock);
+	for (const struct domain *dom = m->env.domains; dom; dom = dom->next) {
+		if (dom->id >= id && (!best || dom->id < best->id))
+			best = dom;
+	}
+	if (best)
+		*out = (struct domain_info){
+			.id = best->id,
+			.bypass = best->bypass,
+			.relaxed = best->relaxed,
+			.needs_sync = domain_needs_sync(best),
+			.mappings = maptree_count(best->maps),
+			.nr_endpoints = best->nr_endpoints,
+		};
+	pthread_mutex_unlock(&m->lock);
+	return best ? 0 : -ENOENT;
+}
+
+int mediator_look(struct mediator *m, uint32_t domain, uint64_t *at, struct stretch *out,
+		  unsigned max, bool *more)
+{
+	const struct domain *dom;
+	int ret = -ENOENT;
+
+	*more = false;
+	pthread_mutex_lock(&m->lock);
+	dom = find_domain(m, domain);
+	if (dom)
+		ret = dom->bypass ? 0 : (int)domain_look(dom, at, out, max, more);
+	pthread_mutex_unlock(&m->lock);
+	return ret;
+}

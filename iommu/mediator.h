@@ -18,6 +18,7 @@
 #include "iommu/gmem.h"
 #include "iommu/instance.h"
 #include "iommu/maptree.h"
+#include "iommu/stretch.h"
 
 /* When a bounced slot is synced besides MAP and UNMAP; coherence.md. */
 enum sync_mode {
@@ -60,7 +61,7 @@ struct mediator_stats {
 		to_direct; /* live frames that changed their class, by replacing a page */
 	uint64_t bytes_to_device, bytes_to_guest; /* copied between guest pages and bounce pages */
 	uint64_t syncs_for_device, syncs_for_cpu;
-	uint64_t sync_ns; /* time in them, by the mediator's clock */
+	uint64_t sync_ns;	 /* time in them, by the mediator's clock */
 	uint64_t traps, untraps; /* endpoints told TRAP_ON, and otherwise */
 	uint64_t conflicts; /* bytes that guest and device both changed between two sync points */
 	uint64_t holds;	    /* times that vCPUs were held */
@@ -349,5 +350,55 @@ int endpoint_translate(struct endpoint *ep, uint64_t iova, unsigned access, uint
 
 struct faultlog *mediator_faultlog(struct mediator *m);
 void mediator_get_stats(struct mediator *m, struct mediator_stats *out);
+
+/* An endpoint as it is now. */
+struct endpoint_info {
+	uint32_t id;
+	const char *name; /* as endpoint_cfg.name */
+	bool attached;
+	uint32_t domain;     /* attached: to which */
+	enum sync_mode sync; /* SYNC_FULL too after endpoint_turn_full() */
+	bool may_turn_full, relaxed, hold;
+	bool told; /* somebody hears when it must trap, see endpoint_set_trap() */
+	enum trap_state trap;
+	unsigned nr_streams;
+	struct stream streams[MEDIATOR_MAX_STREAMS]; /* with their instances as they are now */
+};
+
+/* mediator_get_endpoint - the @i-th endpoint added, from 0 on. Return: false: there are not so
+ * many. */
+bool mediator_get_endpoint(struct mediator *m, unsigned i, struct endpoint_info *out);
+
+/* A domain as it is now. */
+struct domain_info {
+	uint32_t id;
+	bool bypass;
+	bool relaxed;	   /* every endpoint allows class "exposed" */
+	bool needs_sync;   /* it has slots that sync points must look at */
+	uint64_t mappings; /* live ones */
+	unsigned nr_endpoints;
+};
+
+/**
+ * mediator_next_domain - the domain with the lowest number from @id on
+ * Return: 0; -ENOENT there is none.
+ */
+int mediator_next_domain(struct mediator *m, uint32_t id, struct domain_info *out);
+
+/**
+ * mediator_look - how a domain's IOVAs are backed, a piece at a time
+ * @at: first iova of interest; where to go on, if more is left
+ * @max: room in @out, at least 1
+ * @more: call again, with *@at as it is then; even if nothing was written
+ *
+ * Every call looks at a bounded number of frames and mappings, allocates nothing, and keeps the
+ * lock for less than a millisecond; what it writes was so at one moment. Between calls the guest
+ * goes on. Stretches ascend and do not overlap; what stays as it is between the first call and the
+ * last is in exactly one of them; what changes meanwhile may be told as it was or as it is.
+ * Neighbours that are alike, with gpa going on as iova does, come as one. Holes are left out, and
+ * so is all of a bypass domain. Return: stretches written; -ENOENT domain unknown (now).
+ */
+int mediator_look(struct mediator *m, uint32_t domain, uint64_t *at, struct stretch *out,
+		  unsigned max, bool *more);
 
 #endif

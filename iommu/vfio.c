@@ -547,6 +547,7 @@ int vfio_container_open(unsigned group, struct vfio_container **out, char *error
 	snprintf(c->name, sizeof(c->name), "IOMMU group %u", group);
 	c->instance.ops = &container_ops;
 	c->instance.name = c->name;
+	c->instance.kind = "VFIO";
 	c->instance.nr_streams = 1;
 	c->instance.exclusive = true;
 
