@@ -68,10 +68,60 @@ static void log_line(struct mediator *m, const char *line)
 	m->cfg.log(m->cfg.log_ctx, line);
 }
 
+/* ---- events ---- */
+
+/* When something began that may be told, and what had been copied. */
+struct mark {
+	uint64_t ns, copied;
+};
+
+static uint64_t bytes_copied(const struct mediator *m)
+{
+	return m->stats.bytes_to_device + m->stats.bytes_to_guest;
+}
+
+static struct mark mark_now(const struct mediator *m)
+{
+	if (!m->cfg.event)
+		return (struct mark){0};
+	return (struct mark){m->env.now_ns(), bytes_copied(m)};
+}
+
+static void tell_event(const struct mediator *m, struct mark mark, int ret,
+		       struct mediator_event event)
+{
+	if (!m->cfg.event)
+		return;
+	event.ret = ret;
+	event.copied = bytes_copied(m) - mark.copied;
+	event.begin_ns = mark.ns;
+	event.end_ns = m->env.now_ns();
+	m->cfg.event(m->cfg.event_ctx, &event);
+}
+
+/* Does not need the lock. */
+static void add_fault(struct mediator *m, const struct fault *fault)
+{
+	uint64_t now;
+
+	faultlog_add(m->faults, fault);
+	if (!m->cfg.event)
+		return;
+	now = m->env.now_ns();
+	m->cfg.event(m->cfg.event_ctx, &(struct mediator_event){.kind = EVENT_FAULT,
+								.endpoint = fault->endpoint,
+								.start = fault->iova,
+								.flags = fault->flags,
+								.begin_ns = now,
+								.end_ns = now});
+}
+
 /* ---- trapping ---- */
 
 static void set_trap_state(struct endpoint *ep, enum trap_state state)
 {
+	struct mark mark;
+
 	ep->nr_calm = 0;
 	if (!ep->trap || ep->trap_state == state)
 		return;
@@ -80,7 +130,13 @@ static void set_trap_state(struct endpoint *ep, enum trap_state state)
 		ep->m->stats.traps++;
 	else
 		ep->m->stats.untraps++;
+	mark = mark_now(ep->m);
 	ep->trap(ep->trap_ctx, state);
+	tell_event(ep->m, mark, 0,
+		   (struct mediator_event){.kind = EVENT_TRAP,
+					   .domain = ep->domain ? ep->domain->id : 0,
+					   .endpoint = ep->cfg.id,
+					   .flags = state});
 }
 
 /* Every endpoint of the domain, before something in it needs sync points. */
@@ -749,9 +805,11 @@ static int refusal(struct mediator *m, int ret)
 int mediator_attach(struct mediator *m, uint32_t domain, uint32_t endpoint, bool bypass)
 {
 	struct endpoint *ep;
+	struct mark mark;
 	int ret;
 
 	pthread_mutex_lock(&m->lock);
+	mark = mark_now(m);
 	ret = seal(m);
 	if (ret)
 		goto out;
@@ -777,6 +835,9 @@ int mediator_attach(struct mediator *m, uint32_t domain, uint32_t endpoint, bool
 	}
 out:
 	ret = refusal(m, ret);
+	tell_event(m, mark, ret,
+		   (struct mediator_event){
+			   .kind = EVENT_ATTACH, .domain = domain, .endpoint = endpoint});
 	pthread_mutex_unlock(&m->lock);
 	return ret;
 }
@@ -815,9 +876,11 @@ static void detach(struct mediator *m, struct endpoint *ep)
 int mediator_detach(struct mediator *m, uint32_t domain, uint32_t endpoint)
 {
 	struct endpoint *ep;
+	struct mark mark;
 	int ret = 0;
 
 	pthread_mutex_lock(&m->lock);
+	mark = mark_now(m);
 	ep = find_endpoint(m, endpoint);
 	if (!ep)
 		ret = -ENOENT;
@@ -828,6 +891,9 @@ int mediator_detach(struct mediator *m, uint32_t domain, uint32_t endpoint)
 	if (!ret)
 		m->stats.detaches++;
 	ret = refusal(m, ret);
+	tell_event(m, mark, ret,
+		   (struct mediator_event){
+			   .kind = EVENT_DETACH, .domain = domain, .endpoint = endpoint});
 	pthread_mutex_unlock(&m->lock);
 	return ret;
 }
@@ -857,11 +923,15 @@ out:
 
 void mediator_reset(struct mediator *m)
 {
+	struct mark mark;
+
 	pthread_mutex_lock(&m->lock);
+	mark = mark_now(m);
 	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
 		if (ep->domain)
 			detach(m, ep);
 	}
+	tell_event(m, mark, 0, (struct mediator_event){.kind = EVENT_RESET});
 	pthread_mutex_unlock(&m->lock);
 }
 
@@ -924,7 +994,7 @@ static void tell_failed_map(struct mediator *m, const struct domain *dom, const 
 		};
 
 		if (ep->domain == dom)
-			faultlog_add(m->faults, &fault);
+			add_fault(m, &fault);
 	}
 	snprintf(line, sizeof(line),
 		 "the guest's MAP of iova 0x%" PRIx64 "-0x%" PRIx64 " failed: %s (%" PRIu64
@@ -959,9 +1029,11 @@ static int end_map(struct mediator *m, const struct domain *dom, const struct ma
 int mediator_map(struct mediator *m, uint32_t domain, const struct mapping *map)
 {
 	struct domain *dom;
+	struct mark mark;
 	int ret = -EINVAL;
 
 	pthread_mutex_lock(&m->lock);
+	mark = mark_now(m);
 	if (map->flags & ~(uint32_t)(MAP_READ | MAP_WRITE | MAP_MMIO))
 		goto out;
 	ret = -ENOENT;
@@ -975,6 +1047,13 @@ int mediator_map(struct mediator *m, uint32_t domain, const struct mapping *map)
 	ret = end_map(m, dom, map, 1, ret);
 out:
 	ret = refusal(m, ret);
+	tell_event(m, mark, ret,
+		   (struct mediator_event){.kind = EVENT_MAP,
+					   .domain = domain,
+					   .start = map->start,
+					   .last = map->last,
+					   .gpa = map->gpa,
+					   .flags = map->flags});
 	pthread_mutex_unlock(&m->lock);
 	return ret;
 }
@@ -1064,10 +1143,12 @@ int mediator_map_sg(struct mediator *m, uint32_t domain, uint64_t iova, const st
 	struct sg_list list = {.sg = sg, .nr = nr, .start = iova, .flags = flags};
 	struct mapping all = {.start = iova, .flags = flags};
 	struct domain *dom;
+	struct mark mark;
 	size_t nr_maps;
 	int ret;
 
 	pthread_mutex_lock(&m->lock);
+	mark = mark_now(m);
 	ret = check_sg(m, &list, &all.last, &nr_maps);
 	if (ret)
 		goto out;
@@ -1082,6 +1163,12 @@ int mediator_map_sg(struct mediator *m, uint32_t domain, uint64_t iova, const st
 	ret = end_map(m, dom, &all, nr_maps, ret);
 out:
 	ret = refusal(m, ret);
+	tell_event(m, mark, ret,
+		   (struct mediator_event){.kind = EVENT_MAP,
+					   .domain = domain,
+					   .start = iova,
+					   .last = all.last,
+					   .flags = flags});
 	pthread_mutex_unlock(&m->lock);
 	return ret;
 }
@@ -1089,10 +1176,12 @@ out:
 int mediator_unmap(struct mediator *m, uint32_t domain, uint64_t start, uint64_t last)
 {
 	struct domain *dom;
+	struct mark mark;
 	size_t before;
 	int ret;
 
 	pthread_mutex_lock(&m->lock);
+	mark = mark_now(m);
 	dom = find_domain(m, domain);
 	if (!dom) {
 		ret = -ENOENT;
@@ -1106,6 +1195,9 @@ int mediator_unmap(struct mediator *m, uint32_t domain, uint64_t start, uint64_t
 	if (!ret)
 		m->stats.unmaps++;
 	ret = refusal(m, ret);
+	tell_event(m, mark, ret,
+		   (struct mediator_event){
+			   .kind = EVENT_UNMAP, .domain = domain, .start = start, .last = last});
 	pthread_mutex_unlock(&m->lock);
 	return ret;
 }
@@ -1150,7 +1242,7 @@ void mediator_fault(struct mediator *m, const struct instance *inst, uint32_t si
 			if (ep->streams[i]->id.inst != inst || ep->streams[i]->id.sid != sid)
 				continue;
 			copy.endpoint = ep->cfg.id;
-			faultlog_add(m->faults, &copy);
+			add_fault(m, &copy);
 		}
 	}
 }
@@ -1215,12 +1307,14 @@ static enum sync_mode mode_of(const struct domain *dom)
 static void sync_point(struct endpoint *ep, enum sync_dir dir)
 {
 	struct mediator *m = ep->m;
+	struct mark mark;
 	uint64_t start;
 
 	if (ep->cfg.sync == SYNC_NONE)
 		return;
 	pthread_mutex_lock(&m->lock);
 	if (ep->domain && domain_needs_sync(ep->domain)) {
+		mark = mark_now(m);
 		start = m->env.now_ns();
 		ep->nr_calm = 0;
 		sync_frames(&ep->domain->frames, m->env.pool, m->env.granule, dir,
@@ -1232,6 +1326,12 @@ static void sync_point(struct endpoint *ep, enum sync_dir dir)
 		else
 			m->stats.syncs_for_cpu++;
 		m->stats.sync_ns += m->env.now_ns() - start;
+		tell_event(m, mark, 0,
+			   (struct mediator_event){.kind = dir == SYNC_FOR_DEVICE
+								   ? EVENT_SYNC_FOR_DEVICE
+								   : EVENT_SYNC_FOR_CPU,
+						   .domain = ep->domain->id,
+						   .endpoint = ep->cfg.id});
 	} else {
 		calm_point(ep);
 	}

@@ -73,6 +73,32 @@ struct mediator_stats {
 	uint64_t bounce_bytes, bounce_bytes_peak; /* pool memory in use */
 };
 
+enum mediator_event_kind {
+	EVENT_MAP, /* also of a list */
+	EVENT_UNMAP,
+	EVENT_ATTACH,
+	EVENT_DETACH,
+	EVENT_RESET, /* every endpoint has left its domain */
+	EVENT_SYNC_FOR_DEVICE,
+	EVENT_SYNC_FOR_CPU,
+	EVENT_TRAP, /* an endpoint was told a trap_state */
+	EVENT_FAULT,
+	NR_EVENT_KINDS,
+};
+
+/* What was done, for who records it. Fields that a kind has no use for are 0. */
+struct mediator_event {
+	enum mediator_event_kind kind;
+	uint32_t domain;
+	uint32_t endpoint;	   /* ATTACH, DETACH, SYNC_*, TRAP, FAULT */
+	uint64_t start, last;	   /* MAP, UNMAP: iova; FAULT: start, of the access */
+	uint64_t gpa;		   /* MAP, of start; 0 of a list */
+	unsigned flags;		   /* MAP: MAP_*; TRAP: trap_state; FAULT: FAULT_* */
+	uint64_t copied;	   /* bytes, between guest pages and bounce pages */
+	int ret;		   /* 0 or -errno, as the caller sees it */
+	uint64_t begin_ns, end_ns; /* by the mediator's clock; the lock was held between them */
+};
+
 struct mediator_cfg {
 	const struct gmem *gmem;     /* outlives the mediator */
 	uint64_t guest_granule;	     /* smallest page the guest may map, a power of two */
@@ -121,6 +147,13 @@ struct mediator_cfg {
 	void *hold_ctx;
 	void (*log)(void *ctx, const char *line); /* a line for the operator; may be NULL */
 	void *log_ctx;
+	/*
+	 * Is told each request, carried out or refused, each sync that had something to look at,
+	 * and each fault. Called with the lock held (of faults: without), from any thread: it
+	 * neither waits nor calls back. NULL: nobody is, and nothing is measured for it.
+	 */
+	void (*event)(void *ctx, const struct mediator_event *event);
+	void *event_ctx;
 };
 
 /* One requester on one instance. */
