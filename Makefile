@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # One Makefile: `make help` lists what it can do. Output goes to build/; V=1 shows the commands.
 
+VERSION := 0.1.0
+
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
@@ -78,7 +80,8 @@ DEPS_LAB := qemu-system-arm ipxe-qemu cpio kmod xz-utils squashfs-tools debian-a
 DEPS_PROOFS := spin
 # Only `make bench`: GLib's tree is a yardstick there.
 DEPS_BENCH := libglib2.0-dev pkg-config
-DEPS := $(DEPS_BUILD) $(DEPS_CROSS) $(DEPS_LAB) $(DEPS_PROOFS)
+DEPS_DIST := g++ pkg-config
+DEPS := $(DEPS_BUILD) $(DEPS_CROSS) $(DEPS_LAB) $(DEPS_PROOFS) $(DEPS_DIST)
 
 $(B)/.deps: Makefile
 	@mkdir -p $(B)
@@ -124,6 +127,9 @@ $(foreach f,$(FLAVOURS),$(eval $(call flavour,$(f))))
 $(B)/arm64/granule: $(patsubst %.c,$(B)/arm64/%.o,$(vmm_KVM_SRCS)) $(foreach l,$(vmm_BELOW),$(B)/arm64/$(l).a)
 	$(call say,LINK,$@)
 	$(Q)$(arm64_CC) $(arm64_CFLAGS) $(arm64_LDFLAGS) -o $@ $^ $(LIBS)
+
+# The version is in here, and in nothing else that is compiled.
+$(B)/%/vmm/cli.o: CPPFLAGS_ALL += -DVERSION='"$(VERSION)"'
 
 # ---- unit tests -----------------------------------------------------------------------------------
 
@@ -226,13 +232,13 @@ bench: $(B)/native/iommu/bench/bench ## what the mediator costs: a table, and bu
 all: $(B)/arm64/granule $(foreach l,$(LAYERS),$(B)/native/$(l).a) ## build everything (default)
 
 help: ## this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile guest-tests/tests.mk | expand -t 22
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile guest-tests/tests.mk docs/dist/dist.mk | expand -t 22
 
 format: ## clang-format every source
 	$(Q)clang-format -i $$(git ls-files '*.c' '*.h')
 
 tidy: ## clang-tidy the native sources
-	$(Q)clang-tidy --quiet $(iommu_SRCS) $(virtio_SRCS) $(vmm_SRCS) -- $(CSTD) $(CPPFLAGS_ALL)
+	$(Q)clang-tidy --quiet $(iommu_SRCS) $(virtio_SRCS) $(vmm_SRCS) -- $(CSTD) $(CPPFLAGS_ALL) -DVERSION='"$(VERSION)"'
 
 clean: ## remove what was built; fetched packages stay
 	$(Q)rm -rf $(addprefix $(B)/,$(FLAVOURS))
@@ -240,3 +246,4 @@ clean: ## remove what was built; fetched packages stay
 .PHONY: all soak-coherence bench check check-asan check-tsan check-arm64 proofs mutants soak help format tidy clean
 
 -include guest-tests/tests.mk
+-include docs/dist/dist.mk

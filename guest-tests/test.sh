@@ -103,6 +103,7 @@ if [[ $(uname -m) != aarch64 ]]; then
 	part 'the lab' guest-tests/lab/test.sh
 	part 'unit tests on arm64' "$make" --no-print-directory check-arm64
 fi
+part 'installing and packages' "$make" --no-print-directory check-dist
 part 'blkcheck' guest-tests/blkcheck.sh
 part 'netcheck' guest-tests/netcheck.sh
 part 'bad input' guest-tests/badinput.sh

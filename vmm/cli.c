@@ -18,8 +18,6 @@
 #include "vmm/msg.h"
 #include "vmm/poller.h"
 
-#define VERSION "0.1.0"
-
 #define STAT_INTERVAL_MAX 86400 /* seconds: a day */
 
 #define MIB UINT64_C(0x100000)
