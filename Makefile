@@ -40,6 +40,7 @@ CSTD := -std=gnu11
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wvla -Werror
 CPPFLAGS_ALL := -I. -D_GNU_SOURCE
 CFLAGS ?= -O2 -g
+comma := ,
 LIBS := -luring -lfdt -lz -lzstd -lseccomp -lpthread
 
 native_CC := gcc
@@ -62,6 +63,12 @@ arm64_LDFLAGS := -static $(if $(ARM_SYSROOT),-L$(ARM_SYSROOT)/usr/lib/aarch64-li
 # cmocka has no static library: its package comes along in the lab.
 arm64_TEST_LDFLAGS := $(if $(ARM_SYSROOT),-L$(ARM_SYSROOT)/usr/lib/aarch64-linux-gnu) -Wl,--as-needed
 arm64_DEPS := $(if $(ARM_SYSROOT),$(ARM_SYSROOT)/.stamp)
+# granule alone, for attacks in the lab. The sanitizers' libraries and libc are shared and come along there.
+arm64-asan_CC := $(arm64_CC)
+arm64-asan_AR := $(arm64_AR)
+arm64-asan_CFLAGS := $(asan_CFLAGS) $(if $(ARM_SYSROOT),-isystem $(ARM_SYSROOT)/usr/include)
+arm64-asan_LDFLAGS := $(asan_LDFLAGS) $(if $(ARM_SYSROOT),-L$(ARM_SYSROOT)/usr/lib/aarch64-linux-gnu)
+arm64-asan_DEPS := $(arm64_DEPS)
 # For the fuzzers: gcc has no libFuzzer.
 clang_CC := clang
 clang_AR := gcc-ar
@@ -70,7 +77,7 @@ clang_CFLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize
 clang_LDFLAGS := -fsanitize=fuzzer,address,undefined
 clang_DEPS := $(B)/.deps-clang
 
-FLAVOURS := native asan tsan arm64 clang
+FLAVOURS := native asan tsan arm64 arm64-asan clang
 
 # ---- what the machine must have -------------------------------------------------------------------
 
@@ -122,11 +129,18 @@ $(B)/$(1)/$(2).a: $$(patsubst %.c,$(B)/$(1)/%.o,$$($(2)_SRCS))
 endef
 
 $(foreach f,$(FLAVOURS),$(eval $(call flavour,$(f))))
--include $(patsubst %.c,$(B)/arm64/%.d,$(vmm_KVM_SRCS))
 
-$(B)/arm64/granule: $(patsubst %.c,$(B)/arm64/%.o,$(vmm_KVM_SRCS)) $(foreach l,$(vmm_BELOW),$(B)/arm64/$(l).a)
-	$(call say,LINK,$@)
-	$(Q)$(arm64_CC) $(arm64_CFLAGS) $(arm64_LDFLAGS) -o $@ $^ $(LIBS)
+# $(1) flavour, $(2) libraries
+define program
+$(B)/$(1)/granule: $(patsubst %.c,$(B)/$(1)/%.o,$(vmm_KVM_SRCS)) $(foreach l,$(vmm_BELOW),$(B)/$(1)/$(l).a)
+	$$(call say,LINK,$$@)
+	$$(Q)$$($(1)_CC) $$($(1)_CFLAGS) $$($(1)_LDFLAGS) -o $$@ $$^ $(2)
+-include $(patsubst %.c,$(B)/$(1)/%.d,$(vmm_KVM_SRCS))
+endef
+
+$(eval $(call program,arm64,$(LIBS)))
+# Only what the sanitizers come with is shared.
+$(eval $(call program,arm64-asan,-Wl$(comma)-Bstatic $(filter-out -lpthread,$(LIBS)) -Wl$(comma)-Bdynamic -lpthread))
 
 # The version is in here, and in nothing else that is compiled.
 $(B)/%/vmm/cli.o: CPPFLAGS_ALL += -DVERSION='"$(VERSION)"'

@@ -55,21 +55,25 @@ scenario() {
 				sh -c 'echo $$ >"$0/pid"; exec timeout -k 10 "$@"' "$work" "$limit" "$@" </dev/null 2>&4
 				echo $? >"$work/status"
 			} | killed_on_demand | prefixed '|' | tee "$work/said" >&5
-		} 4>&1 | prefixed '!' >&5
+		} 4>&1 | tee "$work/complaints" | prefixed '!' >&5
 	} 5>&1
 	histories <"$work/said"
 	echo "= $(cat "$work/status") $(($(date +%s) - started))"
 	[ ! "$in_lab" ] || kernel_log | prefixed '#'
 }
 
-# after NAME COMMAND [ARG]...: a claim about the host, in the report of the scenario before it
+# after NAME COMMAND [ARG]...: a claim about the host, in the report of the scenario before it; what COMMAND writes to
+# descriptor 3 comes before it
 after() {
 	name=$1
 	shift
-	if said=$("$@" 2>&1); then
+	if said=$("$@" 3>&1 >"$work/why" 2>&1); then
+		[ ! "$said" ] || echo "$said"
 		echo "| ok $name"
 	else
-		echo "| FAIL $name: $(echo "${said:-failed, and said nothing}" | tail -n 1)"
+		[ ! "$said" ] || echo "$said"
+		said=$(tail -n 1 "$work/why")
+		echo "| FAIL $name: ${said:-failed, and said nothing}"
 	fi
 }
 
@@ -140,4 +144,46 @@ stat_grew() {
 # no_vfio_calls MARK MARK: between them
 no_vfio_calls() {
 	stat_grew "$1" "$2" map 0 0 && stat_grew "$1" "$2" unmap 0 0 && stat_grew "$1" "$2" others 0 0
+}
+
+# sample_granule FILE: while the next granule lives, what it has of the machine, every 2 s: KiB of memory, KiB of
+# address space, threads, descriptors
+sample_granule() {
+	rm -f "$work/pid" "$1"
+	(
+		while ! pid=$(cat "$work/pid" 2>/dev/null) || [ ! -e "/proc/$pid/status" ]; do
+			sleep 1
+		done
+		while line=$(awk '/^(VmRSS|VmSize|Threads):/ { v[$1] = $2 }
+				END { if (v["VmRSS:"]) print v["VmRSS:"], v["VmSize:"], v["Threads:"] }' \
+			"/proc/$pid/status" 2>/dev/null) && [ "$line" ]; do
+			# shellcheck disable=SC2012 # numbers
+			echo "$line $(ls "/proc/$pid/fd" 2>/dev/null | wc -l)" >>"$1"
+			sleep 2
+		done
+	) &
+}
+
+# stays_below FILE RSS/GROWTH THREADS FDS: in MiB; the samples never had more; GROWTH is of the
+# address space, from the second sample on; says what there was
+stays_below() {
+	# in the report: `after` shows no more of us than a complaint
+	awk '$1 > r { r = $1 } $3 > t { t = $3 } $4 > f { f = $4 } { all[NR] = $1 }
+		NR == 2 { size = $2 } NR > 1 && $2 - size > g { g = $2 - size }
+		END { printf "| note: %d KiB of memory at first, %d in the middle, %d at the end, %d at most; ", \
+				all[2], all[int((NR + 1) / 2)], all[NR], r
+			printf "%d KiB more address space, %d threads, %d descriptors at most, %d samples\n", g, t, f, NR }' "$1" >&3
+	awk -v rss="${2%/*}" -v growth="${2#*/}" -v threads="$3" -v fds="$4" '
+		NR == 2 { size = $2 }
+		$1 > rss * 1024 { bad = "memory " $1 " KiB" }
+		NR > 1 && $2 - size > growth * 1024 { bad = "address space grew by " $2 - size " KiB" }
+		$3 > threads { bad = $3 " threads" }
+		$4 > fds { bad = $4 " descriptors" }
+		END { if (NR < 3) bad = NR " samples"; if (bad) { print bad; exit 1 } }' "$1"
+}
+
+# says_little BYTES: on standard error, of which a guest must not be the master
+says_little() {
+	size=$(wc -c <"$work/complaints")
+	echo "$size bytes" && [ "$size" -le "$1" ]
 }

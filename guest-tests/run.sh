@@ -1,9 +1,10 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# run.sh [-l] [-k] [-m] [NAME]... - run the scenarios of scenarios.cfg (all, or those whose name or host's
+# run.sh [-l] [-k] [-m] [-a SECONDS] [NAME]... - run the scenarios of scenarios.cfg (all, or those whose name or host's
 # name is given) and judge their reports. -l only lists them, -k keeps every log, -m has devices work for a
 # minute where they work for seconds else, and without a NAME runs the matrix of devices, all of it.
+# -a is how long a hostile guest attacks (20).
 #
 # On an arm64 machine with 16 KiB pages and /dev/kvm they run directly, elsewhere in the lab. Prints
 # a line per scenario and what failed in it, and `N passed, N failed, N skipped`, which counts claims.
@@ -69,7 +70,7 @@ read_config() {
 			[[ $line =~ ^([a-z]+)\ =\ (.*)$ ]] || die "scenarios.cfg: cannot read '$line'"
 			key=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
 			case $key in
-			device | hostdevice | qemu | setup | quick | disk | generation | host | payload | script | kernel | modules | put | \
+			device | hostdevice | qemu | packages | files | setup | quick | disk | generation | host | payload | script | kernel | modules | put | \
 				run | params | before | status | time | faults | says | claims | after) ;;
 			*) die "scenarios.cfg: [${names[*]}] has an unknown key '$key'" ;;
 			esac
@@ -110,7 +111,7 @@ is_quick() {
 }
 
 # time_limit NAME: seconds
-time_limit() { echo $(($(get "$1" time 180) + (matrix ? 10 * load : 0))); }
+time_limit() { echo $(($(get "$1" time 180) + (matrix ? 10 * load : 0) + 2 * attack)); }
 
 # ---- results -------------------------------------------------------------------------------------
 
@@ -172,7 +173,7 @@ judge() {
 	bad=$host_complaints
 	[[ $(get "$name" faults) == expected ]] || bad+="|$host_faults"
 	line=$(grep -m 1 -E "^# .*($bad)" "$file") && report_fail "$name" "host kernel: ${line#\# }"
-	line=$(grep -m 1 -E '^[|!] .*(AddressSanitizer|Segmentation fault|Assertion .* failed|core dumped)' "$file") &&
+	line=$(grep -m 1 -E '^[|!] .*(AddressSanitizer|LeakSanitizer|runtime error:|Segmentation fault|Assertion .* failed|core dumped)' "$file") &&
 		report_fail "$name" "${line:2}"
 	passed=$((passed + ok))
 	if [[ $failed -eq $before ]]; then
@@ -231,7 +232,7 @@ plan() {
 	local host=$1 name line args params
 	shift
 	puts=("$here/host.sh" "$build/linux/"{blkcheck,netcheck})
-	echo "in_lab=$in_lab load=$load"
+	echo "in_lab=$in_lab load=$load attack=$attack"
 	echo "work=\$PWD; . \"\$work/host.sh\""
 	get "host $host" setup
 	echo
@@ -302,6 +303,10 @@ run_host() {
 		for name in $(get "host $host" qemu); do
 			args+=(--qemu "$name")
 		done
+		for name in $(get "host $host" files); do
+			args+=(--put "$build/$name:/opt/$name")
+		done
+		[[ ! $(get "host $host" packages) ]] || args+=(--packages "$(get "host $host" packages)")
 		while read -r id mib; do
 			[[ $id ]] || continue
 			image=$out/$host-$id.img
@@ -360,12 +365,17 @@ run_host() {
 }
 
 read_config
-keep='' matrix=0 load=3 list=''
+keep='' matrix=0 load=3 attack=20 list=''
 while [[ ${1-} == -? ]]; do
 	case $1 in
 	-l) list=1 ;;
 	-k) keep=1 ;;
 	-m) matrix=1 load=60 ;;
+	-a)
+		[[ ${2-} =~ ^[1-9][0-9]*$ ]] || die "-a: '${2-}' is no number of seconds"
+		attack=$2
+		shift
+		;;
 	*) die "unknown option '$1'" ;;
 	esac
 	shift

@@ -78,7 +78,7 @@ apple-dart: $(B)/.deps
 
 # ---- targets ----------------------------------------------------------------------------------------
 
-GUEST_DEPS := $(B)/arm64/granule bare $(addprefix $(B)/linux/,blkcheck blkcheck-native netcheck netcheck-native hangup serialcheck simedu vfiouser)
+GUEST_DEPS := $(B)/arm64/granule $(B)/arm64-asan/granule bare $(addprefix $(B)/linux/,blkcheck blkcheck-native netcheck netcheck-native hangup serialcheck simedu vfiouser)
 
 guest-check: $(GUEST_DEPS) apple-dart ## every guest scenario, in the lab
 	$(Q)guest-tests/run.sh
@@ -88,6 +88,9 @@ bench-lab: $(B)/arm64/granule $(B)/linux/bench ## granule beside QEMU in the lab
 
 matrix: $(GUEST_DEPS) ## every device, a minute of load each, in the lab
 	$(Q)guest-tests/run.sh -m
+
+attack: $(GUEST_DEPS) ## a hostile guest for DURATION=600 seconds, also under ASan and UBSan
+	$(Q)guest-tests/run.sh -k -a $(or $(DURATION),600) $$(guest-tests/run.sh -l | sed -n 's/^\(attack[a-z-]*\) .*/\1/p')
 
 run: $(GUEST_DEPS) ## the main job: a 4 KiB guest with an NVMe disk on a 16 KiB host
 	$(Q)guest-tests/run-demo
@@ -102,4 +105,4 @@ clean: clean-guests
 clean-guests:
 	$(Q)rm -rf $(addprefix $(B)/,bare bare-qemu linux apple-dart scenarios demo)
 
-.PHONY: bench-lab guest-check matrix run shell test clean-guests
+.PHONY: attack bench-lab guest-check matrix run shell test clean-guests

@@ -36,6 +36,11 @@ bool claim_check_at(const char *what, unsigned row, uint64_t got, uint64_t want)
 	return check(what, true, row, got, want);
 }
 
+bool claim_holds(void)
+{
+	return !failed;
+}
+
 void claim_end(void)
 {
 	if (failed) {

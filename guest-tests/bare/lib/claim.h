@@ -16,6 +16,7 @@ void claim_begin(const char *name);
 bool claim_check(const char *what, uint64_t got, uint64_t want);
 /* claim_check_at - the same, for row @row of a table */
 bool claim_check_at(const char *what, unsigned row, uint64_t got, uint64_t want);
+bool claim_holds(void); /* so far */
 void claim_end(void);
 
 void claim_skip(const char *name, const char *reason);

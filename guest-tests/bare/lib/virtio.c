@@ -9,7 +9,7 @@
 
 #define MAGIC	       0x74726976
 #define RESET_TRIES    1000
-#define MAX_VDEVS      4
+#define MAX_VDEVS      12
 
 static struct rings {
 	struct vring_desc desc[VQ_SIZE];
