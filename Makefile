@@ -76,8 +76,14 @@ clang_CFLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize
   -Wno-bitwise-instead-of-logical
 clang_LDFLAGS := -fsanitize=fuzzer,address,undefined
 clang_DEPS := $(B)/.deps-clang
+# The same without sanitizers, whose checks would count as branches.
+cov_CC := clang
+cov_AR := gcc-ar
+cov_CFLAGS := -O1 -g -fsanitize=fuzzer-no-link -fprofile-instr-generate -fcoverage-mapping -Wno-bitwise-instead-of-logical
+cov_LDFLAGS := -fsanitize=fuzzer -fprofile-instr-generate
+cov_DEPS := $(B)/.deps-cov
 
-FLAVOURS := native asan tsan arm64 arm64-asan clang
+FLAVOURS := native asan tsan arm64 arm64-asan clang cov
 
 # ---- what the machine must have -------------------------------------------------------------------
 
@@ -99,6 +105,10 @@ $(B)/.deps: Makefile
 $(B)/.deps-clang: $(B)/.deps
 	$(Q)guest-tests/deps.sh clang
 	$(Q)guest-tests/deps.sh libclang-rt-$$(clang -dumpversion | cut -d. -f1)-dev
+	@touch $@
+
+$(B)/.deps-cov: $(B)/.deps-clang
+	$(Q)guest-tests/deps.sh llvm
 	@touch $@
 
 ifneq ($(ARM_SYSROOT),)
@@ -186,25 +196,31 @@ endif
 
 # ---- fuzzers: LAYER/fuzz/fuzz_NOUN.c, seeds in LAYER/fuzz/NOUN/ ------------------------------------
 
-# $(1) layer, $(2) fuzz_<noun>
+# $(1) flavour, $(2) layer, $(3) fuzz_<noun>
 define fuzzer
-$(B)/clang/$(1)/fuzz/$(2): $(B)/clang/$(1)/fuzz/$(2).o $$(foreach l,$$($(1)_BELOW),$(B)/clang/$$(l).a)
+$(B)/$(1)/$(2)/fuzz/$(3): $(B)/$(1)/$(2)/fuzz/$(3).o $$(foreach l,$$($(2)_BELOW),$(B)/$(1)/$$(l).a)
 	$$(call say,LINK,$$@)
-	$$(Q)$$(clang_CC) $$(clang_CFLAGS) $$(clang_LDFLAGS) -o $$@ $$^ $$(LIBS) -lcmocka
-FUZZERS += $(B)/clang/$(1)/fuzz/$(2)
--include $(B)/clang/$(1)/fuzz/$(2).d
+	$$(Q)$$($(1)_CC) $$($(1)_CFLAGS) $$($(1)_LDFLAGS) -o $$@ $$^ $$(LIBS) -lcmocka
+$(1)_FUZZERS += $(B)/$(1)/$(2)/fuzz/$(3)
+-include $(B)/$(1)/$(2)/fuzz/$(3).d
 endef
 
-$(foreach l,$(LAYERS),$(foreach t,$(sort $(basename $(notdir $(wildcard $(l)/fuzz/fuzz_*.c)))),\
-  $(eval $(call fuzzer,$(l),$(t)))))
+$(foreach f,clang cov,$(foreach l,$(LAYERS),$(foreach t,$(sort $(basename $(notdir $(wildcard $(l)/fuzz/fuzz_*.c)))),\
+  $(eval $(call fuzzer,$(f),$(l),$(t))))))
 
-check-fuzz: $(FUZZERS) ## fuzzers: their seeds, and some thousand inputs made from them
-	$(Q)guest-tests/fuzz.sh check $(FUZZERS)
+# TARGET picks some of them by noun.
+wanted_fuzzers = $(if $(TARGET),$(filter $(addprefix %/fuzz_,$(TARGET)),$($(1)_FUZZERS)),$($(1)_FUZZERS))
 
-fuzz: $(FUZZERS) ## fuzzers, DURATION=600 seconds each; TARGET="queue pci" picks some
-	$(Q)guest-tests/fuzz.sh run $(FUZZERS)
+check-fuzz: $(clang_FUZZERS) ## fuzzers: their seeds, and some thousand inputs made from them
+	$(Q)guest-tests/fuzz.sh check $(clang_FUZZERS)
 
-.PHONY: check-fuzz fuzz
+fuzz: $(call wanted_fuzzers,clang) ## fuzzers, DURATION=600 seconds each; TARGET="queue pci" picks some
+	$(Q)guest-tests/fuzz.sh run $^
+
+fuzz-coverage: $(call wanted_fuzzers,cov) ## what check-fuzz reaches of the code, by file; TARGET as above
+	$(Q)guest-tests/fuzz.sh coverage $^
+
+.PHONY: check-fuzz fuzz fuzz-coverage
 
 # ---- proofs of the protocols, and of the tests ------------------------------------------------------
 

@@ -98,7 +98,7 @@ run: $(GUEST_DEPS) ## the main job: a 4 KiB guest with an NVMe disk on a 16 KiB 
 shell: $(GUEST_DEPS) ## the same guest, to look around in
 	$(Q)guest-tests/run-demo shell
 
-test: $(GUEST_DEPS) apple-dart $(native_TESTS) $(asan_TESTS) $(tsan_TESTS) $(FUZZERS) ## every test
+test: $(GUEST_DEPS) apple-dart $(native_TESTS) $(asan_TESTS) $(tsan_TESTS) $(clang_FUZZERS) ## every test
 	$(Q)guest-tests/test.sh
 
 clean: clean-guests

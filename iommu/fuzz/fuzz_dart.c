@@ -7,6 +7,8 @@
  * register window; a locked DART's contexts are never written; a table says what was mapped and
  * nothing else, as dart_walk() sees it; all tables are given back, and firmware's is left as it
  * was.
+ *
+ * Files: iommu/dart.c iommu/dart_pt.c iommu/dart_fmt.c
  */
 #include "iommu/fuzz/input.h"
 

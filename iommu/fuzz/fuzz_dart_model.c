@@ -3,6 +3,8 @@
  * fuzz_dart_model - a hostile driver and hostile devices against the simulated DART: any register,
  * any table, any access. Where the model has no TLB, dart_walk(), which shares no code with it,
  * must agree on where each access goes, whatever the tables hold.
+ *
+ * Files: iommu/dart_model.c
  */
 #include "iommu/fuzz/input.h"
 

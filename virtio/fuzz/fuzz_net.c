@@ -9,6 +9,8 @@
  * longer than a packet can be; every packet from the wire is counted as delivered or dropped or is
  * still to be had; no call goes on without end; and a well-behaved driver after all that gets its
  * packets.
+ *
+ * Files: virtio/net.c
  */
 #include "iommu/fuzz/input.h"
 

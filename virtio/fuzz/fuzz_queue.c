@@ -7,6 +7,8 @@
  * walker of its own, written from the specification and as slow as it likes, makes of the same
  * bytes of RAM; then it reads and writes every byte of it. RAM is two spans from the heap, so that
  * a step past either end is seen.
+ *
+ * Files: virtio/queue.c virtio/mmio.c
  */
 #include "iommu/fuzz/input.h"
 

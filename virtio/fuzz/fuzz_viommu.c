@@ -6,6 +6,8 @@
  * A model of its own believes the statuses: a MAP that was answered OK maps, and so on. After each
  * step devices look at many addresses. What the model maps they must reach, with its rights; guest
  * memory they must reach nowhere else; and what they write is in guest memory after the next sync.
+ *
+ * Files: virtio/viommu.c iommu/maptree.c iommu/faultlog.c
  */
 #include "iommu/fuzz/input.h"
 

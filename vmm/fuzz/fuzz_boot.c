@@ -7,6 +7,8 @@
  * first, so that what is inside a stream with a good checksum is fuzzed too. What is loaded must be
  * within its bounds, and kernel, device tree and initrd must lie in RAM, aligned, beside each
  * other.
+ *
+ * Files: vmm/boot.c
  */
 #include "iommu/fuzz/input.h"
 

@@ -8,6 +8,8 @@
  * the device's own BARs, MSI and MSI-X registers out of the guest's reach, nothing mapped but the
  * device's memory and never its MSI-X table, no message but to the doorbell, no access outside a
  * region.
+ *
+ * Files: vmm/pci.c vmm/pci_front.c vmm/msix.c vmm/virtio_guard.c vmm/nvme_guard.c
  */
 #include "iommu/fuzz/input.h"
 

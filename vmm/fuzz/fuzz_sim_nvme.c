@@ -7,6 +7,8 @@
  * after a reset, more commands under way than there is room for, accesses of other shapes than
  * queues and pages have, a write-protected disk that changes, one that grows or shrinks; and it
  * must come to rest, whatever it was told.
+ *
+ * Files: vmm/sim_nvme.c vmm/sim_nvme_admin.c vmm/sim_nvme_io.c vmm/sim_pci.c
  */
 #include "iommu/fuzz/input.h"
 
