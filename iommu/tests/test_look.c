@@ -13,7 +13,7 @@
 #define G	 0x1000ull
 #define H	 0x4000ull
 #define RAM	 0x40000000ull
-#define RAM_LEN	 0x800000ull
+#define RAM_LEN	 0x5000000ull
 #define APERTURE 0xffffffffull
 #define PAGES	 300
 #define BARE	 0x02000000ull /* above the doorbell */
@@ -42,8 +42,7 @@ static int make(void **state, uint64_t park_pages)
 		.doorbell = {0x01030000, 0x0103ffff},
 	};
 
-	fx->ram = aligned_alloc(0x10000, RAM_LEN);
-	memset(fx->ram, 0x5a, RAM_LEN);
+	fx->ram = aligned_alloc(0x10000, RAM_LEN); /* what is in it does not matter */
 	assert_int_equal(gmem_add(&fx->gmem, RAM, RAM_LEN, fx->ram), 0);
 	assert_int_equal(mediator_create(&cfg, &fx->m), 0);
 	for (unsigned i = 0; i < 2; i++) {
@@ -232,8 +231,8 @@ static void a_turn_is_bounded(void **state)
 	bool more = true;
 
 	/* No rights: mappings without frames, and no two of them neighbours. */
-	for (unsigned i = 0; i < 20000; i++)
-		map(fx, BARE + i * 2 * G, G, RAM, 0);
+	for (unsigned i = 0; i < 10000; i++)
+		map(fx, BARE + i * 2 * G, G, RAM + i * 2 * G, 0);
 	map(fx, 0x10000 * G, 16 * H, RAM, RO);
 	while (more) {
 		int got = mediator_look(fx->m, 1, &at, out, 64, &more);
@@ -243,15 +242,15 @@ static void a_turn_is_bounded(void **state)
 			slots += (unsigned)out[i].slots;
 		turns++;
 	}
-	assert_int_equal(slots, 20000 + 64);
-	assert_true(turns > 20000 / 64);
+	assert_int_equal(slots, 10000 + 64);
+	assert_true(turns > 10000 / 64);
 	/* Neighbours become one, however many there are: then it is not the room that bounds. */
-	for (unsigned i = 0; i < 20000; i++)
-		map(fx, BARE + (i * 2 + 1) * G, G, RAM + G, 0);
+	for (unsigned i = 0; i < 10000; i++)
+		map(fx, BARE + (i * 2 + 1) * G, G, RAM + (i * 2 + 1) * G, 0);
 	at = 0;
 	more = true;
-	assert_true(mediator_look(fx->m, 1, &at, out, 64, &more) <= 64);
-	assert_true(more && at < BARE + 40000 * G);
+	assert_int_equal(mediator_look(fx->m, 1, &at, out, 64, &more), 1);
+	assert_true(more && at > BARE + 1000 * G && at < BARE + 20000 * G);
 }
 
 static void parked_frames_are_told_between_the_others(void **state)
