@@ -87,7 +87,7 @@ FLAVOURS := native asan tsan arm64 arm64-asan clang cov
 
 # ---- what the machine must have -------------------------------------------------------------------
 
-DEPS_BUILD := gcc libc6-dev libcmocka-dev liburing-dev libfdt-dev libseccomp-dev zlib1g-dev libzstd-dev
+DEPS_BUILD := gcc libc6-dev libcmocka-dev liburing-dev libfdt-dev libseccomp-dev zlib1g-dev libzstd-dev libxml2-utils
 DEPS_CROSS := $(if $(ARM_PREFIX),gcc-aarch64-linux-gnu libc6-dev-arm64-cross binutils-aarch64-linux-gnu)
 DEPS_LAB := qemu-system-arm ipxe-qemu cpio kmod xz-utils squashfs-tools debian-archive-keyring bsdutils procps
 DEPS_PROOFS := spin

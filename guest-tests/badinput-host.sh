@@ -214,6 +214,10 @@ refused live_stats_without_a_directory 1 'XDG_RUNTIME_DIR' \
 refused stat_of_no_process 1 'no process 4000000' granule stat 4000000
 refused stat_of_another_program 1 'process 1 .*live-stats' granule stat 1
 refused stat_of_nothing 2 'no process given' granule stat
+refused inspect_of_no_process 1 'inspect: there is no process 4000000' granule inspect --domain 4000000
+refused inspect_of_another_program 1 'inspect: process 1 .*live-stats' granule inspect --domain 1 --json
+refused inspect_of_a_word 2 'give a process' granule inspect --domain init
+refused inspect_of_a_kernel_as_a_picture 2 'give --domain PID' granule inspect --svg vmlinuz
 
 # ---- the host ----
 mv /dev/kvm /dev/kvm.away

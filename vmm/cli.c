@@ -39,6 +39,7 @@ static const char help_main[] =
 	"  check                      tell whether this host can run guests\n"
 	"  devices [--json]           list the host's PCI functions\n"
 	"  inspect KERNEL             tell what a kernel file is\n"
+	"  inspect --domain PID       show how the memory of a guest's devices is mapped\n"
 	"  stat PID [OPTION]...       tell what a guest that runs has done so far\n"
 	"  help [COMMAND]             show this, or a command's own help\n"
 	"  version                    show the version\n"
@@ -107,9 +108,19 @@ static const char help_devices[] =
 
 static const char help_inspect[] =
 	"usage: granule inspect KERNEL\n"
+	"       granule inspect --domain PID[,ID] [--json | --svg [FILE]]\n"
 	"\n"
 	"Tells what a kernel file is: format, version, page size, sizes, and the\n"
-	"virtio-iommu granule that a guest with it is offered.\n";
+	"virtio-iommu granule that a guest with it is offered.\n"
+	"\n"
+	"With --domain, shows the devices of the guest of process PID, their IOMMUs, and\n"
+	"how each IOVA of its domains, or of domain ID alone, is backed. The guest must\n"
+	"have been started with --live-stats.\n"
+	"\n"
+	"      --domain PID[,ID]\n"
+	"      --json            as JSON\n"
+	"      --svg             as a picture, in FILE if one is given\n"
+	"  -h, --help            show this\n";
 
 static const char help_stat[] =
 	"usage: granule stat PID [--json] [-i SECONDS [-n COUNT]]\n"
@@ -795,6 +806,8 @@ enum {
 	OPT_STATS,
 	OPT_LIVE_STATS,
 	OPT_JSON,
+	OPT_DOMAIN,
+	OPT_SVG,
 };
 
 static const struct option run_options[] = {
@@ -823,6 +836,14 @@ static const struct option stat_options[] = {
 	{"json", no_argument, NULL, OPT_JSON},
 	{"interval", required_argument, NULL, 'i'},
 	{"count", required_argument, NULL, 'n'},
+	{"help", no_argument, NULL, 'h'},
+	{0},
+};
+
+static const struct option inspect_options[] = {
+	{"domain", required_argument, NULL, OPT_DOMAIN},
+	{"json", no_argument, NULL, OPT_JSON},
+	{"svg", no_argument, NULL, OPT_SVG},
 	{"help", no_argument, NULL, 'h'},
 	{0},
 };
@@ -1087,6 +1108,95 @@ done:
 	return 0;
 }
 
+/* PID[,ID]. Return: 0; -EINVAL after a line on stderr. */
+static int parse_domain(const char *text, struct inspect_config *cfg)
+{
+	const char *end = text;
+	uint64_t pid = 0, id = 0;
+	bool good = parse_number(text, &pid, &end) && pid && pid <= INT_MAX;
+
+	if (good && *end == ',') {
+		cfg->one = true;
+		good = parse_number(end + 1, &id, &end) && id <= UINT32_MAX;
+	}
+	if (!good || *end) {
+		msg_error("inspect: --domain %s: give a process, and maybe a domain, as in "
+			  "--domain 1234 or --domain 1234,1",
+			  text);
+		return -EINVAL;
+	}
+	cfg->pid = (pid_t)pid;
+	cfg->domain = (uint32_t)id;
+	return 0;
+}
+
+/* What each option alone cannot tell. @file: the argument that is none of an option; NULL: none */
+static int check_inspect(struct inspect_config *cfg, const char *file)
+{
+	if (!cfg->pid) {
+		if (cfg->json || cfg->svg) {
+			msg_error("inspect: --%s is about a guest that runs; give --domain PID too",
+				  cfg->json ? "json" : "svg");
+			return -EINVAL;
+		}
+		if (!file) {
+			msg_error("inspect: no kernel given; give one, as in granule inspect FILE");
+			return -EINVAL;
+		}
+		return parse_file("inspect", file, &cfg->kernel);
+	}
+	if (cfg->json && cfg->svg) {
+		msg_error("inspect: --json and --svg: give one of them");
+		return -EINVAL;
+	}
+	if (file && !cfg->svg) {
+		msg_error("inspect: unexpected argument '%s'; with --domain only --svg takes one",
+			  file);
+		return -EINVAL;
+	}
+	return file ? parse_file("inspect: --svg", file, &cfg->file) : 0;
+}
+
+/* Options may stand before and after the argument. Return: as cli_parse_run(). */
+static int parse_inspect(int argc, char **argv, struct inspect_config *out)
+{
+	struct inspect_config cfg = {0};
+	const char *file = NULL;
+	int c, ret = 0;
+
+	optind = 0;
+	while (!ret) {
+		c = next_option(argc, argv, "+:h", inspect_options);
+		switch (c) {
+		case -1:
+			if (argc == optind) {
+				ret = check_inspect(&cfg, file);
+				*out = cfg;
+				return ret;
+			}
+			if (file)
+				return check_rest(argc, argv, 0, "inspect takes one file");
+			file = argv[optind++];
+			break;
+		case 'h':
+			fputs(help_inspect, stdout);
+			return 1;
+		case OPT_DOMAIN:
+			ret = parse_domain(optarg, &cfg);
+			break;
+		case OPT_JSON:
+			cfg.json = true;
+			break;
+		case OPT_SVG:
+			cfg.svg = true;
+			break;
+		default:
+			return c;
+		}
+	}
+	return ret;
+}
+
 /* A command of @wanted arguments and no options. Return: as cli_parse_run(). */
 static int parse_plain(int argc, char **argv, int wanted, const char *help)
 {
@@ -1166,7 +1276,6 @@ static int parse_command(int argc, char **argv, struct cli_request *out)
 {
 	const struct command *command;
 	const char *name = argv[0];
-	int ret;
 
 	if (!strcmp(name, "-h") || !strcmp(name, "--help"))
 		name = "help";
@@ -1186,14 +1295,7 @@ static int parse_command(int argc, char **argv, struct cli_request *out)
 	case CLI_STAT:
 		return parse_stat(argc, argv, &out->stat);
 	case CLI_INSPECT:
-		ret = parse_plain(argc, argv, 1, command->help);
-		if (ret)
-			return ret;
-		if (argc == optind) {
-			msg_error("inspect: no kernel given; give one, as in granule inspect FILE");
-			return -EINVAL;
-		}
-		return parse_file("inspect", argv[optind], &out->kernel);
+		return parse_inspect(argc, argv, &out->inspect);
 	case CLI_DONE:
 		break;
 	}

@@ -98,6 +98,15 @@ struct stat_config {
 	unsigned interval; /* seconds between */
 };
 
+struct inspect_config {
+	const char *kernel; /* NULL: a VM that runs */
+	pid_t pid;
+	bool one; /* only the domain with the number .domain */
+	uint32_t domain;
+	bool json, svg;
+	const char *file; /* of the SVG; NULL: standard output */
+};
+
 enum cli_command {
 	CLI_DONE, /* nothing is left to do: help was printed, or an error */
 	CLI_RUN,
@@ -109,11 +118,11 @@ enum cli_command {
 
 struct cli_request {
 	enum cli_command command;
-	int status;		 /* CLI_DONE: what to exit with */
-	struct vm_config vm;	 /* CLI_RUN */
-	bool json;		 /* CLI_DEVICES */
-	const char *kernel;	 /* CLI_INSPECT */
-	struct stat_config stat; /* CLI_STAT */
+	int status;		       /* CLI_DONE: what to exit with */
+	struct vm_config vm;	       /* CLI_RUN */
+	bool json;		       /* CLI_DEVICES */
+	struct inspect_config inspect; /* CLI_INSPECT */
+	struct stat_config stat;       /* CLI_STAT */
 };
 
 /**
@@ -129,10 +138,10 @@ void cli_parse(int argc, char **argv, struct cli_request *out);
 int cli_parse_run(int argc, char **argv, struct vm_config *out);
 
 /* Subcommands, each in its own file; all return an exit status. */
-int vm_run(const struct vm_config *cfg);     /* vm.c */
-int check_run(void);			     /* check.c */
-int devices_run(bool json);		     /* devices.c */
-int inspect_run(const char *kernel);	     /* inspect.c */
-int stat_run(const struct stat_config *cfg); /* stat.c */
+int vm_run(const struct vm_config *cfg);	   /* vm.c */
+int check_run(void);				   /* check.c */
+int devices_run(bool json);			   /* devices.c */
+int inspect_run(const struct inspect_config *cfg); /* inspect.c */
+int stat_run(const struct stat_config *cfg);	   /* stat.c */
 
 #endif

@@ -35,7 +35,7 @@ static int dispatch(const struct cli_request *request)
 	case CLI_STAT:
 		return stat_run(&request->stat);
 	case CLI_INSPECT:
-		return inspect_run(request->kernel);
+		return inspect_run(&request->inspect);
 	case CLI_DONE:
 		break;
 	}

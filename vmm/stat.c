@@ -17,21 +17,23 @@ static void wait_seconds(unsigned seconds)
 
 int stat_run(const struct stat_config *cfg)
 {
-	struct stats now, before, shown;
+	const struct ask ask = {.what = ASK_STATS};
+	struct stats before, shown;
+	union answer now;
 
 	for (unsigned i = 0; !cfg->count || i < cfg->count; i++) {
 		int ret;
 
 		if (i)
 			wait_seconds(cfg->interval);
-		ret = statsock_fetch(cfg->pid, i > 0, &now);
+		ret = statsock_ask("stat", cfg->pid, i > 0, &ask, &now);
 		if (ret)
 			return ret == -ESHUTDOWN ? EXIT_POWEROFF : EXIT_FAILED;
-		shown = now;
+		shown = now.stats;
 		/* Tools subtract for themselves. */
 		if (i && !cfg->json)
 			stats_since(&shown, &before);
-		before = now;
+		before = now.stats;
 		if (cfg->json)
 			stats_write_json(stdout, &shown);
 		else

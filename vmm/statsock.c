@@ -15,29 +15,73 @@
 #include "iommu/base.h"
 #include "vmm/msg.h"
 
-/* Seconds that a VM has to answer: its loop does nothing that takes long. */
-#define ANSWER_SECONDS 10
-
-/* Clients served in one turn of the loop: who comes in crowds shares it with the devices. */
+/* Clients taken in one turn of the loop: who comes in crowds shares it with the devices. */
 #define CLIENTS_PER_TURN 8
 
-struct message {
-	char magic[8];
-	uint32_t layout; /* stats_layout() */
-	uint32_t len;
-	struct stats stats;
-};
+uint64_t statsock_patience_ns = UINT64_C(10000000000);
 
 static const char magic[8] = "granule";
+
+/* Both ways; what comes after it says the rest. */
+struct head {
+	char magic[8];
+	uint32_t layout; /* layout() */
+	uint32_t len;	 /* bytes of all of it */
+};
+
+struct request {
+	struct head head;
+	struct ask ask;
+};
+
+struct reply {
+	struct head head;
+	union answer body; /* the member asked for, no more is sent */
+};
+
+/* Somebody who has connected and not asked yet. */
+struct client {
+	struct statsock *sock;
+	int fd; /* -1: none */
+	struct evloop_watch *watch, *timer;
+	uint64_t nr; /* in the order in which they came */
+	size_t got;  /* bytes of request */
+	struct request request;
+};
 
 struct statsock {
 	int fd;
 	struct evloop *loop;
 	struct evloop_watch *watch;
 	struct sockaddr_un addr;
-	void (*collect)(void *ctx, struct stats *out);
+	void (*answer)(void *ctx, const struct ask *ask, union answer *out);
 	void *ctx;
+	struct client clients[STATSOCK_MAX_CLIENTS];
+	uint64_t nr_clients; /* that ever were */
+	struct reply reply;
 };
+
+static size_t answer_len(uint32_t what)
+{
+	static const size_t lens[NR_ASKS] = {
+		[ASK_STATS] = sizeof(struct stats),
+		[ASK_VM] = sizeof(struct view_vm),
+		[ASK_DOMAIN] = sizeof(struct view_domain),
+		[ASK_PIECE] = sizeof(struct view_piece),
+	};
+
+	return lens[what];
+}
+
+/* A number that no other version's messages have, as good as certainly. */
+static uint32_t layout(void)
+{
+	uint32_t hash = stats_layout();
+
+	for (unsigned i = 0; i < NR_ASKS; i++)
+		hash = (hash ^ (uint32_t)answer_len(i)) * 16777619u;
+	return hash;
+}
 
 /* Return: 0; -ENAMETOOLONG. */
 static int make_addr(const char *dir, pid_t pid, struct sockaddr_un *addr)
@@ -74,18 +118,95 @@ static bool may_ask(int fd)
 	       (peer.uid == 0 || peer.uid == geteuid());
 }
 
-static void answer(struct statsock *sock, int fd)
+static void answer(struct statsock *sock, int fd, const struct ask *ask)
 {
-	struct message msg;
+	struct reply *reply = &sock->reply;
+	size_t len = sizeof(reply->head) + answer_len(ask->what);
 
-	/* Padding too: it must not tell what was on the stack. */
-	memset(&msg, 0, sizeof(msg));
-	memcpy(msg.magic, magic, sizeof(magic));
-	msg.layout = stats_layout();
-	msg.len = sizeof(msg);
-	sock->collect(sock->ctx, &msg.stats);
+	/* Padding too: it must not tell what was there before. */
+	memset(reply, 0, sizeof(*reply));
+	memcpy(reply->head.magic, magic, sizeof(magic));
+	reply->head.layout = layout();
+	reply->head.len = (uint32_t)len;
+	sock->answer(sock->ctx, ask, &reply->body);
 	/* It fits an empty socket buffer; if not, the client finds it short. */
-	(void)send(fd, &msg, sizeof(msg), MSG_DONTWAIT | MSG_NOSIGNAL);
+	(void)send(fd, reply, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+static void hang_up(struct client *client)
+{
+	evloop_remove(client->sock->loop, client->watch);
+	evloop_remove(client->sock->loop, client->timer);
+	close(client->fd);
+	*client = (struct client){.sock = client->sock, .fd = -1};
+}
+
+/* Read what there is of the request. False: that was all there will be of this client. */
+static bool serve(struct client *client)
+{
+	const struct request *request = &client->request;
+	ssize_t n = recv(client->fd, (char *)&client->request + client->got,
+			 sizeof(*request) - client->got, MSG_DONTWAIT);
+
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return true;
+	if (n <= 0)
+		return false;
+	client->got += (size_t)n;
+	if (client->got < sizeof(*request))
+		return true;
+	/* One of another version is answered too: it finds out by the head. */
+	if (!memcmp(request->head.magic, magic, sizeof(magic)) && request->ask.what < NR_ASKS)
+		answer(client->sock, client->fd, &request->ask);
+	return false;
+}
+
+static void on_request(void *ctx, short revents)
+{
+	struct client *client = ctx;
+
+	(void)revents;
+	if (!serve(client))
+		hang_up(client);
+}
+
+static void on_impatience(void *ctx)
+{
+	struct client *client = ctx;
+
+	client->timer = NULL; /* it is gone by itself */
+	hang_up(client);
+}
+
+/* A place for one more; the one who has been there for longest without asking goes. */
+static struct client *client_place(struct statsock *sock)
+{
+	struct client *oldest = &sock->clients[0];
+
+	for (unsigned i = 0; i < STATSOCK_MAX_CLIENTS; i++) {
+		struct client *client = &sock->clients[i];
+
+		if (client->fd < 0)
+			return client;
+		if (client->nr < oldest->nr)
+			oldest = client;
+	}
+	hang_up(oldest);
+	return oldest;
+}
+
+static void add_client(struct statsock *sock, int fd)
+{
+	struct client *client = client_place(sock);
+
+	client->fd = fd;
+	client->nr = sock->nr_clients++;
+	/* Most have asked by now. */
+	if (!may_ask(fd) || !serve(client) ||
+	    evloop_add_fd(sock->loop, fd, POLLIN, on_request, client, &client->watch) ||
+	    evloop_add_timer(sock->loop, statsock_patience_ns, on_impatience, client,
+			     &client->timer))
+		hang_up(client);
 }
 
 static void on_client(void *ctx, short revents)
@@ -97,9 +218,7 @@ static void on_client(void *ctx, short revents)
 		int fd = accept4(sock->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd >= 0) {
-			if (may_ask(fd))
-				answer(sock, fd);
-			close(fd);
+			add_client(sock, fd);
 		} else if (errno == EAGAIN) {
 			return;
 		} else if (errno != EINTR && errno != ECONNABORTED) {
@@ -127,8 +246,9 @@ static int bind_private(struct statsock *sock)
 	return ret;
 }
 
-int statsock_create(struct evloop *loop, void (*collect)(void *ctx, struct stats *out), void *ctx,
-		    struct statsock **out)
+int statsock_create(struct evloop *loop,
+		    void (*answer_fn)(void *ctx, const struct ask *ask, union answer *out),
+		    void *ctx, struct statsock **out)
 {
 	const char *dir = runtime_dir();
 	struct statsock *sock = calloc(1, sizeof(*sock));
@@ -140,8 +260,10 @@ int statsock_create(struct evloop *loop, void (*collect)(void *ctx, struct stats
 		return -ENOMEM;
 	}
 	sock->loop = loop;
-	sock->collect = collect;
+	sock->answer = answer_fn;
 	sock->ctx = ctx;
+	for (unsigned i = 0; i < STATSOCK_MAX_CLIENTS; i++)
+		sock->clients[i] = (struct client){.sock = sock, .fd = -1};
 	if (!dir) {
 		user_dir(geteuid(), user);
 		dir = user;
@@ -181,6 +303,10 @@ void statsock_destroy(struct statsock *sock)
 	if (!sock)
 		return;
 	evloop_remove(sock->loop, sock->watch);
+	for (unsigned i = 0; i < STATSOCK_MAX_CLIENTS; i++) {
+		if (sock->clients[i].fd >= 0)
+			hang_up(&sock->clients[i]);
+	}
 	unlink(sock->addr.sun_path);
 	close(sock->fd);
 	free(sock);
@@ -191,7 +317,10 @@ void statsock_destroy(struct statsock *sock)
 /* Return: a connected descriptor >= 0; -errno. */
 static int connect_in(const char *dir, pid_t pid)
 {
-	const struct timeval limit = {.tv_sec = ANSWER_SECONDS};
+	const struct timeval limit = {
+		.tv_sec = (time_t)(statsock_patience_ns / 1000000000),
+		.tv_usec = (suseconds_t)(statsock_patience_ns % 1000000000 / 1000),
+	};
 	struct sockaddr_un addr;
 	int fd, ret = make_addr(dir, pid, &addr);
 
@@ -235,7 +364,7 @@ static int connect_to(pid_t pid)
 }
 
 /* Whoever answers may be anybody's process: is it what stats.c can work with, and print? */
-static bool is_sound(const struct stats *stats)
+static bool stats_sound(const struct stats *stats)
 {
 	uint8_t viommu;
 
@@ -255,17 +384,34 @@ static bool is_sound(const struct stats *stats)
 	return true;
 }
 
-/* Return: 0; -EPROTO; -errno. */
-static int receive(int fd, struct message *msg)
+static bool is_sound(const struct ask *ask, const union answer *answer)
 {
-	uint64_t start = monotonic_ns();
-	size_t got = 0;
+	switch ((enum ask_what)ask->what) {
+	case ASK_STATS:
+		return stats_sound(&answer->stats);
+	case ASK_VM:
+		return view_vm_sound(&answer->vm);
+	case ASK_DOMAIN:
+		return !answer->domain.found || answer->domain.id >= ask->domain;
+	case ASK_PIECE:
+		return view_piece_sound(&answer->piece, ask->at);
+	case NR_ASKS:
+		break;
+	}
+	return false;
+}
 
-	while (got < sizeof(*msg)) {
-		ssize_t n = recv(fd, (char *)msg + got, sizeof(*msg) - got, 0);
+/* Return: 0; -EPROTO; -errno. */
+static int receive(int fd, const struct ask *ask, struct reply *reply)
+{
+	size_t len = sizeof(reply->head) + answer_len(ask->what), got = 0;
+	uint64_t start = monotonic_ns();
+
+	while (got < len) {
+		ssize_t n = recv(fd, (char *)reply + got, len - got, 0);
 
 		/* The time limit of the socket begins anew with every byte. */
-		if (monotonic_ns() - start > ANSWER_SECONDS * UINT64_C(1000000000))
+		if (monotonic_ns() - start > statsock_patience_ns)
 			return -ETIMEDOUT;
 		if (n < 0 && errno == EINTR)
 			continue;
@@ -275,47 +421,63 @@ static int receive(int fd, struct message *msg)
 			return got ? -EPROTO : -ECONNREFUSED;
 		got += (size_t)n;
 	}
-	return memcmp(msg->magic, magic, sizeof(magic)) != 0 || msg->layout != stats_layout() ||
-			       msg->len != sizeof(*msg) || !is_sound(&msg->stats)
+	return memcmp(reply->head.magic, magic, sizeof(magic)) != 0 ||
+			       reply->head.layout != layout() || reply->head.len != len ||
+			       !is_sound(ask, &reply->body)
 		       ? -EPROTO
 		       : 0;
 }
 
-int statsock_fetch(pid_t pid, bool again, struct stats *out)
+static int exchange(pid_t pid, const struct ask *ask, union answer *out)
 {
-	struct message msg;
-	int fd = connect_to(pid), ret = MIN(fd, 0);
+	struct request request = {.head = {.layout = layout(), .len = sizeof(request)},
+				  .ask = *ask};
+	struct reply reply;
+	int fd = connect_to(pid), ret;
 
-	if (!ret) {
-		ret = receive(fd, &msg);
-		close(fd);
-	}
+	if (fd < 0)
+		return fd;
+	memcpy(request.head.magic, magic, sizeof(magic));
+	/* One that hangs up at once may have said why. */
+	(void)send(fd, &request, sizeof(request), MSG_NOSIGNAL);
+	ret = receive(fd, ask, &reply);
+	close(fd);
+	if (!ret)
+		memcpy(out, &reply.body, answer_len(ask->what));
+	return ret;
+}
+
+int statsock_ask(const char *command, pid_t pid, bool again, const struct ask *ask,
+		 union answer *out)
+{
+	int ret = exchange(pid, ask, out);
+
 	if (again &&
 	    (ret == -ESRCH || ret == -ENOENT || ret == -ECONNREFUSED || ret == -ECONNRESET))
 		return -ESHUTDOWN;
 	switch (ret) {
 	case 0:
-		*out = msg.stats;
 		return 0;
 	case -ESRCH:
-		msg_error("stat: there is no process %d", (int)pid);
+		msg_error("%s: there is no process %d", command, (int)pid);
 		return ret;
 	case -ENOENT:
-		msg_error("stat: process %d tells no statistics: it is no granule, or was started "
-			  "without --live-stats, or with another XDG_RUNTIME_DIR",
-			  (int)pid);
+		msg_error(
+			"%s: process %d tells nothing of itself: it is no granule, or was started "
+			"without --live-stats, or with another XDG_RUNTIME_DIR",
+			command, (int)pid);
 		return ret;
 	case -EACCES:
 	case -EPERM:
-		msg_error("stat: process %d is another user's; run as that user or as root",
+		msg_error("%s: process %d is another user's; run as that user or as root", command,
 			  (int)pid);
 		return -EACCES;
 	case -EPROTO:
-		msg_error("stat: process %d is another version of granule; use that one to ask it",
-			  (int)pid);
+		msg_error("%s: process %d is another version of granule; use that one to ask it",
+			  command, (int)pid);
 		return ret;
 	default:
-		msg_error("stat: process %d does not answer: %s", (int)pid, strerror(-ret));
+		msg_error("%s: process %d does not answer: %s", command, (int)pid, strerror(-ret));
 		return ret;
 	}
 }

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * statsock - the statistics of a VM that runs, over a socket of its own that only its user (and
- * root) may connect to: `granule run --live-stats`, `granule stat PID`.
+ * statsock - what a VM that runs tells of itself, over a socket of its own that only its user (and
+ * root) may connect to: `granule run --live-stats`, `granule stat PID`, `granule inspect --domain`.
  *
- * Whoever connects is sent one struct stats and is hung up on: there is nothing to wait for, and a
- * client that never reads holds nothing up. The socket is granule-PID.sock in $XDG_RUNTIME_DIR;
- * without it, in /run for root and in /run/user/UID for others.
+ * Whoever connects sends one struct ask, is sent one answer that fits an empty socket buffer, and
+ * is hung up on. Who asks nothing, or slowly, is waited for statsock_patience_ns at most, and
+ * clients that have not asked yet are bounded: one more, and the oldest is hung up on. The socket
+ * is granule-PID.sock in $XDG_RUNTIME_DIR; without it, in /run for root and in /run/user/UID for
+ * others.
  */
 #ifndef VMM_STATSOCK_H
 #define VMM_STATSOCK_H
@@ -16,25 +18,57 @@
 
 #include "vmm/evloop.h"
 #include "vmm/stats.h"
+#include "vmm/view.h"
+
+enum ask_what {
+	ASK_STATS,
+	ASK_VM,
+	ASK_DOMAIN, /* the one with the lowest number from .domain on */
+	ASK_PIECE,  /* of .domain, from iova .at on */
+	NR_ASKS,
+};
+
+struct ask {
+	uint32_t what; /* enum ask_what */
+	uint32_t domain;
+	uint64_t at;
+};
+
+union answer {
+	struct stats stats;
+	struct view_vm vm;
+	struct view_domain domain;
+	struct view_piece piece;
+};
 
 struct statsock;
 
+/* Clients that have connected and not asked yet, at most. */
+#define STATSOCK_MAX_CLIENTS 16
+
+/* How long either side waits for the other: 10 s; tests make it short. */
+extern uint64_t statsock_patience_ns;
+
 /**
  * statsock_create - listen
- * @collect: fills what is all zero; called on the loop's thread
+ * @answer: fills what is all zero, the member of @ask->what, which is below NR_ASKS; called on the
+ * loop's thread
  * Return: 0; -errno after a line on stderr.
  */
-int statsock_create(struct evloop *loop, void (*collect)(void *ctx, struct stats *out), void *ctx,
+int statsock_create(struct evloop *loop,
+		    void (*answer)(void *ctx, const struct ask *ask, union answer *out), void *ctx,
 		    struct statsock **out);
 void statsock_destroy(struct statsock *sock); /* removes the socket; NULL is fine */
 
 /**
- * statsock_fetch - ask process @pid
+ * statsock_ask - ask process @pid
+ * @command: for messages
  * @again: it has answered before
- * Return: 0; -ESHUTDOWN @again, and it has ended; after a line on stderr: -ESRCH no such process,
- * -ENOENT it has no socket, -EACCES it is another user's, -EPROTO it is of another version,
- * -ECONNREFUSED or -ETIMEDOUT nobody answers.
+ * Return: 0, and what it said is sound; -ESHUTDOWN @again, and it has ended; after a line on
+ * stderr: -ESRCH no such process, -ENOENT it has no socket, -EACCES it is another user's, -EPROTO
+ * it is of another version, -ECONNREFUSED or -ETIMEDOUT nobody answers.
  */
-int statsock_fetch(pid_t pid, bool again, struct stats *out);
+int statsock_ask(const char *command, pid_t pid, bool again, const struct ask *ask,
+		 union answer *out);
 
 #endif

@@ -132,12 +132,13 @@ struct vm {
 	struct sim_machine sim_machine;
 	struct sim_set *sim;
 	struct mediator *mediator;
+	uint64_t granule; /* the mediator's: what the guest may map at least, bytes */
 
 	struct slot slots[MAX_SLOTS];
 	unsigned nr_slots;
 	struct virtio_dev *viommu, *console; /* their slots' */
 	struct virtio_dev *nets[CONFIG_MAX_NETS];
-	int fault_fd;			     /* signalled when faults wait for the guest */
+	int fault_fd; /* signalled when faults wait for the guest */
 	struct evloop_watch *fault_watch;
 	bool input_to_hvc;
 
@@ -653,6 +654,7 @@ static int create_mediator(struct vm *vm)
 		msg_error("%s", error);
 		return ret;
 	}
+	vm->granule = cfg.guest_granule;
 	ret = mediator_create(&cfg, &vm->mediator);
 	if (ret) {
 		msg_error("the IOMMU cannot be set up: %s", strerror(-ret));
@@ -881,7 +883,7 @@ static int add_virtio(struct vm *vm)
 /* ---- the machine ----------------------------------------------------------------------------- */
 
 static void vm_destroy(struct vm *vm);
-static void collect_stats(void *ctx, struct stats *out);
+static void answer(void *ctx, const struct ask *ask, union answer *out);
 
 /* An interrupt is honoured between two steps. */
 static int interrupted(void)
@@ -939,7 +941,7 @@ static int vm_create(const struct vm_config *cfg, struct vm **out)
 	    (ret = vcpu_set_entry(vm->vcpus[0], vm->plan.kernel_entry, vm->plan.fdt)))
 		goto err_vm;
 	kernel_free(&vm->kernel);
-	if (cfg->live_stats && (ret = statsock_create(vm->loop, collect_stats, vm, &vm->statsock)))
+	if (cfg->live_stats && (ret = statsock_create(vm->loop, answer, vm, &vm->statsock)))
 		goto err_vm;
 	*out = vm;
 	return 0;
@@ -1092,12 +1094,15 @@ static int vm_play(struct vm *vm)
 	return status;
 }
 
-/* @out is all zero before. */
-static void collect_stats(void *ctx, struct stats *out)
+static double seconds_run(const struct vm *vm)
 {
-	struct vm *vm = ctx;
+	return vm->seconds > 0 ? vm->seconds : now() - vm->start;
+}
 
-	out->seconds = vm->seconds > 0 ? vm->seconds : now() - vm->start;
+/* @out is all zero before. */
+static void collect_stats(struct vm *vm, struct stats *out)
+{
+	out->seconds = seconds_run(vm);
 	for (unsigned i = 0; i < vm->cfg->vcpus; i++)
 		vcpu_count_exits(vm->vcpus[i], out->exits, out->exit_ns);
 	vfio_get_counts(&out->vfio);
@@ -1112,6 +1117,24 @@ static void collect_stats(void *ctx, struct stats *out)
 	out->nr_endpoints = vfio_set_count(vm->vfio) + sim_set_nr_endpoints(vm->sim);
 	out->frame_size = mediator_frame_size(vm->mediator);
 	mediator_get_stats(vm->mediator, &out->mediator);
+}
+
+static void answer(void *ctx, const struct ask *ask, union answer *out)
+{
+	struct vm *vm = ctx;
+
+	if (ask->what == ASK_STATS)
+		collect_stats(vm, &out->stats);
+	if (ask->what == ASK_VM)
+		out->vm.seconds = seconds_run(vm);
+	if (!vm->mediator)
+		return;
+	if (ask->what == ASK_VM)
+		view_take_vm(vm->mediator, vm->granule, POOL_LIMIT(vm->cfg->memory), &out->vm);
+	else if (ask->what == ASK_DOMAIN)
+		view_take_domain(vm->mediator, ask->domain, &out->domain);
+	else if (ask->what == ASK_PIECE)
+		view_take_piece(vm->mediator, ask->domain, ask->at, &out->piece);
 }
 
 /* Tell what was done. Return: 0; -errno after a line on stderr. */

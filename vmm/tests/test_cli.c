@@ -655,7 +655,19 @@ static void the_other_commands_are_understood(void **state)
 	assert_true(call.req.json);
 	parse("inspect vmlinuz");
 	assert_int_equal(call.req.command, CLI_INSPECT);
-	assert_string_equal(call.req.kernel, "vmlinuz");
+	assert_string_equal(call.req.inspect.kernel, "vmlinuz");
+	parse("inspect --domain 4711");
+	assert_null(call.req.inspect.kernel);
+	assert_int_equal(call.req.inspect.pid, 4711);
+	assert_false(call.req.inspect.one || call.req.inspect.json || call.req.inspect.svg);
+	parse("inspect --json --domain=4711,4294967295");
+	assert_true(call.req.inspect.one && call.req.inspect.json);
+	assert_int_equal(call.req.inspect.domain, UINT32_MAX);
+	parse("inspect --domain 4711,0 --svg");
+	assert_true(call.req.inspect.one && call.req.inspect.svg);
+	assert_null(call.req.inspect.file);
+	parse("inspect --domain 4711 --svg out.svg");
+	assert_string_equal(call.req.inspect.file, "out.svg");
 	parse("stat 4711");
 	assert_int_equal(call.req.command, CLI_STAT);
 	assert_int_equal(call.req.stat.pid, 4711);
@@ -672,7 +684,7 @@ static void the_other_commands_are_understood(void **state)
 	assert_int_equal(call.req.stat.count, 3);
 	parse("inspect -- -file");
 	assert_int_equal(call.req.command, CLI_INSPECT);
-	assert_string_equal(call.req.kernel, "-file");
+	assert_string_equal(call.req.inspect.kernel, "-file");
 }
 
 static void what_the_other_commands_do_not_take_is_refused(void **state)
@@ -686,6 +698,21 @@ static void what_the_other_commands_do_not_take_is_refused(void **state)
 		{"inspect", "inspect: no kernel given"},
 		{"inspect ''", "no file given"},
 		{"inspect a b", "unexpected argument 'b'"},
+		{"inspect --domain", "option '--domain' needs a value"},
+		{"inspect --domain 0", "inspect: --domain 0: give a process"},
+		{"inspect --domain x", "inspect: --domain x: give a process"},
+		{"inspect --domain 12,", "inspect: --domain 12,: give a process"},
+		{"inspect --domain 12,x", "--domain 12,x: give a process"},
+		{"inspect --domain 12,4294967296", "--domain 12,4294967296: give a process"},
+		{"inspect --domain 12,1,1", "--domain 12,1,1: give a process"},
+		{"inspect --domain 3000000000", "--domain 3000000000: give a process"},
+		{"inspect --domain 12 file", "inspect: unexpected argument 'file'"},
+		{"inspect --domain 12 --json file", "inspect: unexpected argument 'file'"},
+		{"inspect --domain 12 --json --svg", "--json and --svg: give one of them"},
+		{"inspect --domain 12 --svg ''", "no file given"},
+		{"inspect --json vmlinuz", "--json is about a guest that runs; give --domain PID"},
+		{"inspect --svg", "--svg is about a guest that runs; give --domain PID"},
+		{"inspect --doman 1", "did you mean --domain?"},
 		{"stat", "stat: no process given; give its number"},
 		{"stat --json", "stat: no process given"},
 		{"stat x", "stat: process 'x': give a number from 1 to"},

@@ -43,7 +43,7 @@ static char *inspect(const uint8_t *image, int status)
 	fclose(f);
 	fflush(stdout);
 	dup2(fileno(out), STDOUT_FILENO);
-	assert_int_equal(inspect_run(path), status);
+	assert_int_equal(inspect_run(&(struct inspect_config){.kernel = path}), status);
 	fflush(stdout);
 	dup2(saved, STDOUT_FILENO);
 	close(saved);

@@ -22,9 +22,41 @@ static struct statsock *sock;
 static pthread_t thread;
 static unsigned nr_collected; /* the loop's thread counts */
 
-static void collect(void *ctx, struct stats *out)
+static const struct view_vm some_vm = {
+	.viommu = 1,
+	.granule = 4096,
+	.frame_size = 16384,
+	.nr_endpoints = 1,
+	.nr_instances = 1,
+	.endpoints = {{.name = "0000:00:02.0", .nr_streams = 1}},
+	.instances = {{.kind = "VFIO", .name = "IOMMU group 3", .nr_apertures = 1}},
+};
+
+/* As `granule stat` asks. */
+static int fetch(pid_t pid, bool again, struct stats *out)
 {
+	const struct ask ask = {.what = ASK_STATS};
+	union answer answer;
+	int ret = statsock_ask("test", pid, again, &ask, &answer);
+
+	if (!ret)
+		*out = answer.stats;
+	return ret;
+}
+
+static void collect(void *ctx, const struct ask *ask, union answer *answer)
+{
+	struct stats *out = &answer->stats;
+
 	(void)ctx;
+	if (ask->what == ASK_VM)
+		answer->vm = some_vm;
+	if (ask->what == ASK_DOMAIN && ask->domain <= 7)
+		answer->domain = (struct view_domain){.found = 1, .id = 7, .mappings = 3};
+	if (ask->what == ASK_PIECE && ask->domain == 7)
+		answer->piece = (struct view_piece){.found = 1, .more = 1, .at = ask->at + 1};
+	if (ask->what != ASK_STATS)
+		return;
 	out->seconds = 2.5;
 	out->exits[EXIT_KIND_BAR] = 41;
 	out->viommu = true;
@@ -58,6 +90,7 @@ static int drop_directory(void **state)
 static int start(void **state)
 {
 	nr_collected = 0;
+	statsock_patience_ns = UINT64_C(10000000000);
 	return in_a_directory(state) || evloop_create(&loop) ||
 	       statsock_create(loop, collect, NULL, &sock) ||
 	       pthread_create(&thread, NULL, turn_loop, loop);
@@ -79,7 +112,7 @@ static void what_was_collected_arrives_each_time(void **state)
 	(void)state;
 	for (unsigned i = 1; i <= 3; i++) {
 		memset(&got, 0xee, sizeof(got));
-		assert_int_equal(statsock_fetch(getpid(), false, &got), 0);
+		assert_int_equal(fetch(getpid(), false, &got), 0);
 		assert_true(got.seconds > 2.4 && got.seconds < 2.6);
 		assert_int_equal(got.exits[EXIT_KIND_BAR], 41);
 		assert_int_equal(got.mediator.maps, i);
@@ -106,6 +139,22 @@ static int connect_raw(void)
 	return fd;
 }
 
+/* What is sent to ask; the number of its version does not matter. */
+struct raw_request {
+	char magic[8];
+	uint32_t layout, len;
+	struct ask ask;
+};
+
+static int ask_raw(uint32_t what)
+{
+	const struct raw_request request = {.magic = "granule", .ask = {.what = what}};
+	int fd = connect_raw();
+
+	assert_int_equal(send(fd, &request, sizeof(request), MSG_NOSIGNAL), sizeof(request));
+	return fd;
+}
+
 static void clients_that_never_read_hold_nobody_up(void **state)
 {
 	int fds[300];
@@ -113,8 +162,8 @@ static void clients_that_never_read_hold_nobody_up(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < 300; i++)
-		fds[i] = connect_raw();
-	assert_int_equal(statsock_fetch(getpid(), false, &got), 0);
+		fds[i] = ask_raw(ASK_STATS);
+	assert_int_equal(fetch(getpid(), false, &got), 0);
 	/* Each was served and let go: the loop keeps nothing of it. */
 	assert_int_equal(got.mediator.maps, 301);
 	for (size_t i = 0; i < 300; i++) {
@@ -142,7 +191,118 @@ static void clients_that_talk_or_go_at_once_are_no_harm(void **state)
 			(void)!send(fd, noise, sizeof(noise), MSG_DONTWAIT | MSG_NOSIGNAL);
 		close(fd);
 	}
-	assert_int_equal(statsock_fetch(getpid(), false, &got), 0);
+	assert_int_equal(fetch(getpid(), false, &got), 0);
+	assert_int_equal(got.mediator.maps, 1); /* nobody else was answered */
+}
+
+/* Return: all that is said before the other side hangs up, bytes. */
+static size_t drain(int fd)
+{
+	char buf[4096];
+	size_t total = 0;
+	ssize_t n;
+
+	while ((n = recv(fd, buf, sizeof(buf), 0)) > 0)
+		total += (size_t)n;
+	close(fd);
+	return total;
+}
+
+static void what_nobody_asks_is_not_answered(void **state)
+{
+	struct raw_request request = {.magic = "Granule"};
+	int fd = ask_raw(NR_ASKS);
+
+	(void)state;
+	assert_int_equal(drain(fd), 0);
+	assert_int_equal(drain(ask_raw(UINT32_MAX)), 0);
+	fd = connect_raw();
+	assert_int_equal(send(fd, &request, sizeof(request), MSG_NOSIGNAL), sizeof(request));
+	assert_int_equal(drain(fd), 0);
+	assert_int_equal(nr_collected, 0);
+}
+
+static void each_question_has_its_answer(void **state)
+{
+	struct ask ask = {.what = ASK_VM};
+	union answer got;
+
+	(void)state;
+	assert_int_equal(statsock_ask("test", getpid(), false, &ask, &got), 0);
+	assert_string_equal(got.vm.endpoints[0].name, "0000:00:02.0");
+	ask = (struct ask){.what = ASK_DOMAIN, .domain = 5};
+	assert_int_equal(statsock_ask("test", getpid(), false, &ask, &got), 0);
+	assert_true(got.domain.found && got.domain.id == 7 && got.domain.mappings == 3);
+	ask.domain = 8;
+	assert_int_equal(statsock_ask("test", getpid(), false, &ask, &got), 0);
+	assert_false(got.domain.found);
+	ask = (struct ask){.what = ASK_PIECE, .domain = 7, .at = 4096};
+	assert_int_equal(statsock_ask("test", getpid(), false, &ask, &got), 0);
+	assert_true(got.piece.found && got.piece.more && got.piece.at == 4097);
+}
+
+static void a_request_in_pieces_is_a_request(void **state)
+{
+	const struct raw_request request = {.magic = "granule", .ask = {.what = ASK_STATS}};
+	int fd = connect_raw();
+	struct stats got;
+
+	(void)state;
+	assert_int_equal(send(fd, &request, 5, MSG_NOSIGNAL), 5);
+	assert_int_equal(fetch(getpid(), false, &got), 0); /* it has been looked at by then */
+	assert_int_equal(send(fd, (const char *)&request + 5, sizeof(request) - 5, MSG_NOSIGNAL),
+			 sizeof(request) - 5);
+	assert_true(drain(fd) > sizeof(got));
+}
+
+static void clients_that_say_nothing_make_room_for_others(void **state)
+{
+	enum { NR = 5 * STATSOCK_MAX_CLIENTS };
+	int fds[NR];
+	struct stats got;
+	char byte;
+
+	(void)state;
+	for (unsigned i = 0; i < NR; i++)
+		fds[i] = connect_raw();
+	/* There is a place for it, and the last ones keep theirs. */
+	assert_int_equal(fetch(getpid(), false, &got), 0);
+	for (unsigned i = 0; i < NR - STATSOCK_MAX_CLIENTS + 1; i++)
+		assert_int_equal(drain(fds[i]), 0);
+	for (unsigned i = NR - STATSOCK_MAX_CLIENTS + 1; i < NR; i++) {
+		assert_int_equal(recv(fds[i], &byte, 1, MSG_DONTWAIT), -1);
+		assert_int_equal(errno, EAGAIN);
+		close(fds[i]);
+	}
+}
+
+static void clients_that_say_nothing_are_let_go_in_time(void **state)
+{
+	const struct raw_request request = {.magic = "granule"};
+	unsigned sent = 0;
+	int silent, slow;
+
+	(void)state;
+	statsock_patience_ns = 100000000;
+	silent = connect_raw();
+	slow = connect_raw();
+	/* All but the last byte, one now and then. */
+	while (sent < sizeof(request) - 1 &&
+	       send(slow, (const char *)&request + sent, 1, MSG_NOSIGNAL) == 1) {
+		usleep(10000);
+		sent++;
+	}
+	assert_int_equal(drain(slow), 0);
+	assert_int_equal(drain(silent), 0);
+	assert_int_equal(nr_collected, 0);
+}
+
+/* Taken down with clients in every state: ASan and rmdir() see what is left. */
+static void it_may_end_while_somebody_waits(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 5; i++)
+		connect_raw();
 }
 
 static void a_socket_left_by_one_that_was_killed_is_replaced(void **state)
@@ -155,12 +315,12 @@ static void a_socket_left_by_one_that_was_killed_is_replaced(void **state)
 	(void)state;
 	assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
 	close(fd);
-	assert_int_equal(statsock_fetch(getpid(), false, &got), -ECONNREFUSED);
+	assert_int_equal(fetch(getpid(), false, &got), -ECONNREFUSED);
 	assert_int_equal(evloop_create(&own), 0);
 	assert_int_equal(statsock_create(own, collect, NULL, &second), 0);
 	statsock_destroy(second);
 	evloop_destroy(own);
-	assert_int_equal(statsock_fetch(getpid(), false, &got), -ENOENT);
+	assert_int_equal(fetch(getpid(), false, &got), -ENOENT);
 }
 
 static void a_file_of_that_name_is_not_removed(void **state)
@@ -198,8 +358,8 @@ static void no_process_is_told_from_no_socket(void **state)
 	if (!pid)
 		_exit(0);
 	waitpid(pid, NULL, 0);
-	assert_int_equal(statsock_fetch(pid, false, &got), -ESRCH);
-	assert_int_equal(statsock_fetch(getpid(), false, &got), -ENOENT);
+	assert_int_equal(fetch(pid, false, &got), -ESRCH);
+	assert_int_equal(fetch(getpid(), false, &got), -ENOENT);
 }
 
 /* One that answers, and not as we do: @len bytes of @answer. */
@@ -213,11 +373,14 @@ static void fetch_from_a_stranger(const void *answer, size_t len, int want)
 	assert_int_equal(listen(listener, 1), 0);
 	pid = fork();
 	if (!pid) {
+		struct raw_request request;
+
 		fd = accept(listener, NULL, NULL);
-		_exit(fd < 0 || write(fd, answer, len) != (ssize_t)len);
+		_exit(fd < 0 || read(fd, &request, sizeof(request)) != sizeof(request) ||
+		      write(fd, answer, len) != (ssize_t)len);
 	}
 	close(listener);
-	assert_int_equal(statsock_fetch(getpid(), false, &got), want);
+	assert_int_equal(fetch(getpid(), false, &got), want);
 	waitpid(pid, NULL, 0);
 	unlink(addr.sun_path);
 }
@@ -234,6 +397,39 @@ static void another_version_is_not_believed(void **state)
 }
 
 /* Right but for what stats.c relies on: root may ask a process that only looks like a VM. */
+static void one_that_answers_nothing_or_slowly_is_not_waited_for(void **state)
+{
+	int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+	struct stats got;
+	pid_t pid;
+
+	(void)state;
+	statsock_patience_ns = 100000000;
+	assert_int_equal(bind(listener, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(listen(listener, 2), 0);
+	/* Connected, for the kernel does that, and never accepted. */
+	assert_int_equal(fetch(getpid(), false, &got), -ETIMEDOUT);
+	pid = fork();
+	if (!pid) {
+		int fd;
+
+		signal(SIGPIPE, SIG_DFL);
+		while ((fd = accept(listener, NULL, NULL)) >= 0) {
+			for (;; usleep(20000)) {
+				if (send(fd, "g", 1, MSG_NOSIGNAL) != 1)
+					break;
+			}
+			close(fd);
+		}
+		_exit(0);
+	}
+	close(listener);
+	assert_int_equal(fetch(getpid(), false, &got), -ETIMEDOUT);
+	kill(pid, SIGKILL);
+	waitpid(pid, NULL, 0);
+	unlink(addr.sun_path);
+}
+
 static void numbers_that_nobody_counted_are_not_believed(void **state)
 {
 	char answer[sizeof(struct stats) + 64], other[sizeof(dir) + 8];
@@ -241,7 +437,7 @@ static void numbers_that_nobody_counted_are_not_believed(void **state)
 	size_t len = 0, head;
 	struct stats stats;
 	ssize_t n;
-	int fd = connect_raw();
+	int fd = ask_raw(ASK_STATS);
 
 	(void)state;
 	while ((n = recv(fd, answer + len, sizeof(answer) - len, 0)) > 0)
@@ -288,8 +484,8 @@ static void one_that_has_ended_is_told_from_one_that_never_was(void **state)
 	if (!pid)
 		_exit(0);
 	waitpid(pid, NULL, 0);
-	assert_int_equal(statsock_fetch(pid, true, &got), -ESHUTDOWN);
-	assert_int_equal(statsock_fetch(getpid(), true, &got), -ESHUTDOWN);
+	assert_int_equal(fetch(pid, true, &got), -ESHUTDOWN);
+	assert_int_equal(fetch(getpid(), true, &got), -ESHUTDOWN);
 	fetch_from_a_stranger("", 0, -ECONNREFUSED);
 }
 
@@ -307,7 +503,7 @@ static void another_user_is_refused(void **state)
 	if (!pid) {
 		if (setgid(12345) || setuid(12345))
 			_exit(2);
-		_exit(statsock_fetch(vm, false, &got) != -EACCES);
+		_exit(fetch(vm, false, &got) != -EACCES);
 	}
 	waitpid(pid, &status, 0);
 	assert_int_equal(status, 0);
@@ -322,6 +518,12 @@ int main(void)
 		RUNNING(only_its_user_may_connect),
 		RUNNING(clients_that_never_read_hold_nobody_up),
 		RUNNING(clients_that_talk_or_go_at_once_are_no_harm),
+		RUNNING(what_nobody_asks_is_not_answered),
+		RUNNING(each_question_has_its_answer),
+		RUNNING(a_request_in_pieces_is_a_request),
+		RUNNING(clients_that_say_nothing_make_room_for_others),
+		RUNNING(clients_that_say_nothing_are_let_go_in_time),
+		RUNNING(it_may_end_while_somebody_waits),
 		RUNNING(another_user_is_refused),
 		ALONE(a_socket_left_by_one_that_was_killed_is_replaced),
 		ALONE(a_file_of_that_name_is_not_removed),
@@ -330,6 +532,7 @@ int main(void)
 		RUNNING(numbers_that_nobody_counted_are_not_believed),
 		ALONE(one_that_has_ended_is_told_from_one_that_never_was),
 		ALONE(another_version_is_not_believed),
+		ALONE(one_that_answers_nothing_or_slowly_is_not_waited_for),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
