@@ -1177,6 +1177,13 @@ static int parse_inspect(int argc, char **argv, struct inspect_config *out)
 			if (file)
 				return check_rest(argc, argv, 0, "inspect takes one file");
 			file = argv[optind++];
+			/* After that there are no options, and getopt_long() would not go on. */
+			if (!strcmp(argv[optind - 2], "--")) {
+				ret = check_rest(argc, argv, 0, "inspect takes one file");
+				ret = ret ? ret : check_inspect(&cfg, file);
+				*out = cfg;
+				return ret;
+			}
 			break;
 		case 'h':
 			fputs(help_inspect, stdout);

@@ -698,6 +698,8 @@ static void what_the_other_commands_do_not_take_is_refused(void **state)
 		{"inspect", "inspect: no kernel given"},
 		{"inspect ''", "no file given"},
 		{"inspect a b", "unexpected argument 'b'"},
+		{"inspect -- a b", "unexpected argument 'b'"},
+		{"inspect a -- b", "unexpected argument 'b'"},
 		{"inspect --domain", "option '--domain' needs a value"},
 		{"inspect --domain 0", "inspect: --domain 0: give a process"},
 		{"inspect --domain x", "inspect: --domain x: give a process"},
