@@ -123,7 +123,7 @@ _granule_value() {
 		while IFS= read -r word; do
 			case $word in
 			DEVICE*) ls /sys/bus/pci/devices 2>/dev/null ;;
-			PID) _granule_pids ;;
+			PID*) _granule_pids ;;
 			[a-z]*)
 				word=${word%%[*}
 				[[ $word != *=* ]] || word=${word%%=*}=
