@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "iommu/base.h"
+#include "vmm/devmem.h"
 #include "vmm/e1000e_guard.h"
 #include "vmm/layout.h"
 #include "vmm/msg.h"
@@ -425,44 +426,21 @@ static void device_access(struct bar *bar, uint64_t off, void *data, unsigned le
 {
 	struct pci_dev *dev = bar->front->dev;
 	struct pci_dev_bar *real = &dev->bars[bar->index];
+	unsigned i = 0;
 	int ret;
 
-	for (unsigned i = 0; i < real->nr_areas; i++) {
-		struct pci_dev_area *area = &real->areas[i];
-		volatile void *reg = area->hva + (off - area->off);
-
-		if (off < area->off || off + len > area->off + area->len)
-			continue;
+	while (i < real->nr_areas &&
+	       (off < real->areas[i].off || off + len > real->areas[i].off + real->areas[i].len))
+		i++;
+	if (i < real->nr_areas) {
 		/* Exactly the guest's access: registers care. */
-		switch (len) {
-		case 1:
-			if (write)
-				*(volatile uint8_t *)reg = *(uint8_t *)data;
-			else
-				*(uint8_t *)data = *(volatile uint8_t *)reg;
-			return;
-		case 2:
-			if (write)
-				*(volatile uint16_t *)reg = get_le16(data);
-			else
-				put_le16(data, *(volatile uint16_t *)reg);
-			return;
-		case 4:
-			if (write)
-				*(volatile uint32_t *)reg = get_le32(data);
-			else
-				put_le32(data, *(volatile uint32_t *)reg);
-			return;
-		case 8:
-			if (write)
-				*(volatile uint64_t *)reg = get_le64(data);
-			else
-				put_le64(data, *(volatile uint64_t *)reg);
-			return;
-		}
+		uint8_t *reg = (uint8_t *)real->areas[i].hva + (off - real->areas[i].off);
+
+		ret = write ? devmem_write(reg, data, len) : devmem_read(reg, data, len);
+	} else {
+		ret = write ? dev->ops->write(dev, bar->index, off, data, len)
+			    : dev->ops->read(dev, bar->index, off, data, len);
 	}
-	ret = write ? dev->ops->write(dev, bar->index, off, data, len)
-		    : dev->ops->read(dev, bar->index, off, data, len);
 	if (ret && !write)
 		memset(data, 0xff, len);
 }

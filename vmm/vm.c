@@ -34,6 +34,7 @@
 #include "vmm/bus.h"
 #include "vmm/cli.h"
 #include "vmm/disk.h"
+#include "vmm/devmem.h"
 #include "vmm/evloop.h"
 #include "vmm/fdt.h"
 #include "vmm/gic.h"
@@ -1080,6 +1081,7 @@ static int vm_play(struct vm *vm)
 		msg_error("the terminal cannot be set up: %s", strerror(-status));
 		return EXIT_FAILED;
 	}
+	devmem_catch_aborts(); /* the terminal has a say in SIGBUS too: after it */
 	status = start_vcpus(vm) ? EXIT_FAILED : evloop_run(vm->loop);
 	stop_vcpus(vm);
 	/* Before anything that could wait for the terminal. */
