@@ -27,8 +27,9 @@
 	(KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM_CORE | KVM_REG_ARM_CORE_REG(regs.field))
 #define MPIDR_EL1 ARM64_SYS_REG(3, 0, 0, 0, 5)
 
-/* Lines of one kind a guest may cause in a second, per vCPU. */
+/* Lines that a guest may cause, per vCPU: in a second, and as long as it lives. */
 #define WARNINGS_PER_SECOND 5
+#define WARNINGS_MAX	    100
 
 struct vcpu {
 	const struct vcpu_machine *machine;
@@ -46,7 +47,7 @@ struct vcpu {
 	uint64_t exit_ns[NR_EXIT_KINDS];
 	/* Rate limit of warnings. */
 	time_t warn_second;
-	unsigned warnings;
+	unsigned warnings, all_warnings;
 };
 
 static int has_cap(int fd, int cap)
@@ -189,7 +190,8 @@ int vcpu_set_entry(struct vcpu *vcpu, uint64_t entry, uint64_t fdt)
 	return 0;
 }
 
-/* May the guest cause one more line now? Says so when it is the last of this second. */
+/* May the guest cause one more line now? Says so when it is the last of this second, or of all. The
+ * statistics count on. */
 static bool may_warn(struct vcpu *vcpu)
 {
 	struct timespec now;
@@ -199,8 +201,12 @@ static bool may_warn(struct vcpu *vcpu)
 		vcpu->warn_second = now.tv_sec;
 		vcpu->warnings = 0;
 	}
-	if (vcpu->warnings > WARNINGS_PER_SECOND)
+	if (vcpu->warnings > WARNINGS_PER_SECOND || vcpu->all_warnings > WARNINGS_MAX)
 		return false;
+	if (vcpu->all_warnings++ == WARNINGS_MAX) {
+		msg_warn("vCPU %u: more of these; no longer shown", vcpu->index);
+		return false;
+	}
 	if (vcpu->warnings++ < WARNINGS_PER_SECOND)
 		return true;
 	msg_warn("vCPU %u: more of these; not shown for a second", vcpu->index);
