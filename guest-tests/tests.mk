@@ -69,6 +69,34 @@ $(B)/linux/blkcheck-native: $(BLKCHECK) $(BLKCHECK_H) $(B)/.deps
 	$(call say,CC,$@)
 	$(Q)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -o $@ $(BLKCHECK) -luring -lpthread
 
+# ---- a host that fails ------------------------------------------------------------------------------
+
+# granule's own objects, with guest-tests/fail/failnth.c between them and all that can fail.
+FAILNTH_WRAPS := vcpu_start evloop_run malloc calloc realloc aligned_alloc posix_memalign strdup mmap madvise ioctl \
+  eventfd signalfd timerfd_create timerfd_settime socket bind listen fstat mkostemp rename fchmod open fcntl fopen fdopen \
+  read write pread pwrite readv writev pthread_create io_uring_queue_init io_uring_submit io_uring_submit_and_wait \
+  uring_deliver
+comma := ,
+
+
+$(B)/arm64/granule-fail: $(patsubst %.c,$(B)/arm64/%.o,$(vmm_KVM_SRCS)) $(B)/arm64/guest-tests/fail/failnth.o \
+  $(foreach l,$(vmm_BELOW),$(B)/arm64/$(l).a) guest-tests/tests.mk
+	$(call say,LINK,$@)
+	$(Q)$(arm64_CC) $(arm64_CFLAGS) $(arm64_LDFLAGS) $(addprefix -Wl$(comma)--wrap=,$(FAILNTH_WRAPS)) -o $@ \
+	  $(filter %.o %.a,$^) $(LIBS)
+-include $(B)/arm64/guest-tests/fail/failnth.d
+$(B)/linux/sweep: guest-tests/fail/sweep.c $(B)/.deps
+	@mkdir -p $(dir $@)
+	$(call say,CC,$@)
+	$(Q)$(ARM_PREFIX)gcc $(CSTD) $(WARN) -D_GNU_SOURCE -O2 -g -static -o $@ $<
+
+FAILHOST_DEPS := $(B)/arm64/granule-fail $(B)/bare/failhost.img $(B)/linux/sweep
+
+failhost: $(FAILHOST_DEPS) ## every call to the host fails in turn, in the lab; long
+	$(Q)guest-tests/failhost.sh
+
+.PHONY: failhost
+
 # Linux's own DART driver, as a module. The script knows whether there is anything to do. Without it only
 # the scenarios fail that need it.
 apple-dart: $(B)/.deps
@@ -78,7 +106,7 @@ apple-dart: $(B)/.deps
 
 # ---- targets ----------------------------------------------------------------------------------------
 
-GUEST_DEPS := $(B)/arm64/granule $(B)/arm64-asan/granule bare $(addprefix $(B)/linux/,blkcheck blkcheck-native netcheck netcheck-native hangup serialcheck simedu vfiouser)
+GUEST_DEPS := $(B)/arm64/granule $(B)/arm64-asan/granule bare $(FAILHOST_DEPS) $(addprefix $(B)/linux/,blkcheck blkcheck-native netcheck netcheck-native hangup serialcheck simedu vfiouser)
 
 guest-check: $(GUEST_DEPS) apple-dart ## every guest scenario, in the lab
 	$(Q)guest-tests/run.sh

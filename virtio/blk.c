@@ -373,9 +373,7 @@ static void blk_destroy(struct virtio_dev *dev)
 	struct io_uring_cqe *cqe;
 
 	while (blk->in_flight) {
-		struct uring_op *op;
 		int res;
-		unsigned flags;
 
 		io_uring_submit(blk->ring);
 		res = io_uring_wait_cqe(blk->ring, &cqe);
@@ -383,12 +381,7 @@ static void blk_destroy(struct virtio_dev *dev)
 			continue;
 		if (res)
 			break; /* no ring, no completion */
-		op = io_uring_cqe_get_data(cqe);
-		res = cqe->res;
-		flags = cqe->flags;
-		io_uring_cqe_seen(blk->ring, cqe);
-		if (op)
-			op->done(op, res, flags);
+		uring_deliver(blk->ring, cqe);
 	}
 	close(blk->fd);
 	pthread_cond_destroy(&blk->idle);

@@ -494,8 +494,6 @@ static void net_destroy(struct virtio_dev *dev)
 	cancel(&net->writable);
 	while (net->readable.armed || net->writable.armed) {
 		struct io_uring_cqe *cqe;
-		struct uring_op *op;
-		unsigned flags;
 		int res;
 
 		io_uring_submit(net->cfg.ring);
@@ -504,12 +502,7 @@ static void net_destroy(struct virtio_dev *dev)
 			continue;
 		if (res)
 			break; /* no ring, no completion */
-		op = io_uring_cqe_get_data(cqe);
-		res = cqe->res;
-		flags = cqe->flags;
-		io_uring_cqe_seen(net->cfg.ring, cqe);
-		if (op)
-			op->done(op, res, flags);
+		uring_deliver(net->cfg.ring, cqe);
 	}
 	close(net->cfg.fd);
 	pthread_mutex_destroy(&dev->lock);

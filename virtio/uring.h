@@ -9,12 +9,13 @@
 #include <liburing.h>
 
 struct uring_op {
-	/* @res: as in the CQE, negative errno on failure; @flags: CQE flags (IORING_CQE_F_MORE, ...) */
+	/* @res: as in the CQE, negative errno on failure; @flags: CQE flags (IORING_CQE_F_MORE,
+	 * ...) */
 	void (*done)(struct uring_op *op, int res, unsigned flags);
 };
 
-/* uring_get_sqe - a free SQE with @op as user_data set by the caller after prep; submits to make room
- * when the ring is full. Never NULL on a working ring. Use on the ring's own thread only. */
+/* uring_get_sqe - a free SQE with @op as user_data set by the caller after prep; submits to make
+ * room when the ring is full. Never NULL on a working ring. Use on the ring's own thread only. */
 static inline struct io_uring_sqe *uring_get_sqe(struct io_uring *ring)
 {
 	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
@@ -25,5 +26,8 @@ static inline struct io_uring_sqe *uring_get_sqe(struct io_uring *ring)
 	}
 	return sqe;
 }
+
+/* uring_deliver - give @cqe, which is @ring's next, back and hand it to its owner */
+void uring_deliver(struct io_uring *ring, struct io_uring_cqe *cqe);
 
 #endif

@@ -254,14 +254,7 @@ static void dispatch(struct evloop *loop)
 	struct io_uring_cqe *cqe;
 
 	while (io_uring_peek_cqe(&loop->ring, &cqe) == 0) {
-		struct uring_op *op = io_uring_cqe_get_data(cqe);
-		int res = cqe->res;
-		unsigned flags = cqe->flags;
-
-		/* Given back first: the callback may queue requests and wait for room. */
-		io_uring_cqe_seen(&loop->ring, cqe);
-		if (op)
-			op->done(op, res, flags);
+		uring_deliver(&loop->ring, cqe);
 		if (loop->status != RUNNING && !loop->finishing)
 			return;
 	}
