@@ -113,7 +113,11 @@ static bool watch_tell(struct evloop_watch *watch, int res)
 	case WATCH_EVENTFD:
 		if (res == (int)sizeof(watch->count) && watch->fn.eventfd)
 			watch->fn.eventfd(watch->ctx, watch->count);
-		return res >= 0;
+		/* Somebody would wait for ever for what is never heard of again. */
+		if (res < 0)
+			evloop_stop(watch->loop, res);
+		/* What ends the wait of a turn is still needed for evloop_finish(). */
+		return res >= 0 || watch->fd == watch->loop->stop_fd;
 	}
 	return false;
 }

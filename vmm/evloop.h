@@ -26,7 +26,8 @@ int evloop_add_fd(struct evloop *loop, int fd, short events, void (*fn)(void *ct
 		  void *ctx, struct evloop_watch **out);
 
 /* evloop_add_eventfd - call @fn with the counter each time @fd is signalled; reads it. Not for an
- * EFD_NONBLOCK one, whose reads Linux before 6.9 does not let wait. Return: 0; -ENOMEM. */
+ * EFD_NONBLOCK one, whose reads Linux before 6.9 does not let wait. If it cannot be read the loop
+ * ends with that error. Return: 0; -ENOMEM. */
 int evloop_add_eventfd(struct evloop *loop, int fd, void (*fn)(void *ctx, uint64_t count),
 		       void *ctx, struct evloop_watch **out);
 

@@ -665,12 +665,20 @@ static void update_bars(struct pci_front *front)
 	for (unsigned i = 0; i < PCI_DEV_BARS; i++) {
 		struct bar *bar = &front->bars[i];
 		uint64_t addr = bar_wanted(bar);
+		int ret;
 
-		if (!addr || addr == bar->addr ||
-		    bus_add(front->machine->bus, addr, bar->size, front->dev->name, bar_access, bar,
-			    &bar->region))
-			continue; /* over another BAR: it answers nobody until it moves */
-		set_addr(bar, addr);
+		if (!addr || addr == bar->addr)
+			continue;
+		ret = bus_add(front->machine->bus, addr, bar->size, front->dev->name, bar_access,
+			      bar, &bar->region);
+		if (!ret)
+			set_addr(bar, addr);
+		else if (ret != -EBUSY && !front->warned) {
+			front->warned = true;
+			msg_warn("%s: BAR %u answers nobody: %s", front->dev->name, bar->index,
+				 strerror(-ret));
+		}
+		/* Over another BAR it answers nobody until it moves. */
 	}
 }
 

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "vmm/msg.h"
 #include "vmm/sim_nvme_core.h"
 
 #define BAR_LEN	   0x4000u
@@ -447,7 +448,11 @@ static void *run(void *ctx)
 {
 	struct sim_nvme *nvme = ctx;
 
-	if (evloop_run(nvme->loop) < 0) {
+	int ret = evloop_run(nvme->loop);
+
+	if (ret < 0) {
+		msg_warn("%s: it has failed: %s; the guest finds it dead", nvme->cfg.name,
+			 strerror(-ret));
 		pthread_mutex_lock(&nvme->lock);
 		nvme->dead = true;
 		fail(nvme);

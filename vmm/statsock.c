@@ -209,11 +209,22 @@ static void add_client(struct statsock *sock, int fd)
 		hang_up(client);
 }
 
+/* Nobody is answered any more. */
+static void give_up(struct statsock *sock, int error)
+{
+	msg_warn("--live-stats: no more of them: %s", strerror(error));
+	evloop_remove(sock->loop, sock->watch);
+	sock->watch = NULL;
+}
+
 static void on_client(void *ctx, short revents)
 {
 	struct statsock *sock = ctx;
 
-	(void)revents;
+	if (revents & POLLNVAL) {
+		give_up(sock, EBADF);
+		return;
+	}
 	for (unsigned i = 0; i < CLIENTS_PER_TURN; i++) {
 		int fd = accept4(sock->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
@@ -223,9 +234,7 @@ static void on_client(void *ctx, short revents)
 			return;
 		} else if (errno != EINTR && errno != ECONNABORTED) {
 			/* Who waits would be told of at once again, for ever. */
-			msg_warn("--live-stats: no more of them: %s", strerror(errno));
-			evloop_remove(sock->loop, sock->watch);
-			sock->watch = NULL;
+			give_up(sock, errno);
 			return;
 		}
 	}

@@ -158,7 +158,9 @@ static void on_signal(void *ctx, short revents)
 	struct term *term = ctx;
 	struct signalfd_siginfo info;
 
-	(void)revents;
+	/* One that hears no signals any more could not be ended. */
+	if (revents & POLLNVAL)
+		evloop_stop(term->cfg.loop, -EIO);
 	if (read(term->signal_fd, &info, sizeof(info)) != sizeof(info))
 		return;
 	switch (info.ssi_signo) {
@@ -263,9 +265,9 @@ static void on_printed(void *ctx, uint64_t count)
 	struct term *term = ctx;
 
 	(void)count;
-	if (!term->flush_timer)
-		evloop_add_timer(term->cfg.loop, FLUSH_NS, on_flush_timer, term,
-				 &term->flush_timer);
+	if (!term->flush_timer &&
+	    evloop_add_timer(term->cfg.loop, FLUSH_NS, on_flush_timer, term, &term->flush_timer))
+		on_flush_timer(term);
 }
 
 static void help(struct term *term)
@@ -310,8 +312,9 @@ static void offer_input(struct term *term);
 
 static void watch_input(struct term *term)
 {
-	if (!term->input && term->cfg.in >= 0)
-		evloop_add_fd(term->cfg.loop, term->cfg.in, POLLIN, on_input, term, &term->input);
+	if (!term->input && term->cfg.in >= 0 &&
+	    evloop_add_fd(term->cfg.loop, term->cfg.in, POLLIN, on_input, term, &term->input))
+		evloop_stop(term->cfg.loop, -ENOMEM);
 }
 
 static void stop_input(struct term *term)
@@ -341,8 +344,9 @@ static void offer_input(struct term *term)
 		watch_input(term);
 		return;
 	}
-	if (!term->retry)
-		evloop_add_timer(term->cfg.loop, RETRY_NS, on_retry, term, &term->retry);
+	if (!term->retry &&
+	    evloop_add_timer(term->cfg.loop, RETRY_NS, on_retry, term, &term->retry))
+		evloop_stop(term->cfg.loop, -ENOMEM);
 	if (!term->tty)
 		stop_input(term);
 }

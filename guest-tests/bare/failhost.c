@@ -192,7 +192,9 @@ void payload(void)
 	use_disk();
 	use_rng();
 	use_net();
-	if (iommu_start(&iommu, IOMMU_FEATURES)) {
+	if (!vdev_find(VIRTIO_ID_IOMMU, 0, &iommu.dev)) {
+		print("did iommu -\n");
+	} else if (iommu_start(&iommu, IOMMU_FEATURES)) {
 		print("did iommu T\n");
 	} else {
 		iommu_listen(&iommu);

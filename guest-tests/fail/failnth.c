@@ -2,16 +2,17 @@
 /*
  * failnth - linked into granule-fail, and into nothing else: makes the nth call of a class fail.
  *
- * The linker's --wrap puts what is below between granule's own objects (and its static libraries) and
- * the functions that can fail. The environment says which call fails:
+ * The linker's --wrap puts what is below between granule's own objects (and its static libraries)
+ * and the functions that can fail. The environment says which call fails:
  *
  *     FAILNTH=CLASS:PHASE:N:ERRNO   e.g. ioctl:start:17:5
  *     FAILNTH_LOG=FILE              gets a line about the call that failed, and, at the end, lines
  *                                   `count CLASS PHASE N`: how many calls there were
  *
- * PHASE: `start` until the first vCPU is started, `run` until the event loop has ended, then `exit`.
- * A request on an io_uring fails before the kernel sees it: it becomes one that does nothing, and its
- * completion says ERRNO. close, munmap and free are not here: nobody could do anything about those.
+ * PHASE: `start` until the first vCPU is started, `run` until the event loop has ended, then
+ * `exit`. A request on an io_uring fails before the kernel sees it: it becomes one that does
+ * nothing, and its completion says ERRNO. close, munmap and free are not here: nobody could do
+ * anything about those.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -38,11 +39,11 @@ enum class {
 	CLASS_IOCTL,  /* all but KVM_RUN */
 	CLASS_KVMRUN, /* KVM_RUN */
 	CLASS_FILE,   /* open, read, write and what else there is to files */
-	CLASS_FD,     /* eventfds, sockets, timers */
+	CLASS_FD,     /* eventfds, sockets, timers, io_urings */
 	CLASS_MAP,    /* mmap, madvise */
 	CLASS_THREAD, /* pthread_create */
 	CLASS_URING,  /* a request on an io_uring */
-	CLASS_SUBMIT, /* setting an io_uring up, submitting, waiting */
+	CLASS_SUBMIT, /* submitting to an io_uring, and waiting for it */
 	NR_CLASSES,
 };
 
@@ -74,7 +75,8 @@ static void say(const char *fmt, ...)
 	va_end(ap);
 	if (!log_path)
 		return;
-	fd = syscall(SYS_openat, AT_FDCWD, log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+	fd = syscall(SYS_openat, AT_FDCWD, log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC,
+		     0644);
 	if (fd >= 0) {
 		syscall(SYS_write, fd, line, n);
 		syscall(SYS_close, fd);
@@ -127,8 +129,8 @@ static bool fails(enum class class, const char *what, unsigned long detail, cons
 	nth = atomic_fetch_add(&counts[class][now], 1) + 1;
 	if ((int)class != fail_class || now != fail_phase || nth != fail_nth)
 		return false;
-	say("failed %s %s %u: %s %#lx from %p\n", class_names[class], phase_names[now], nth, what, detail,
-	    caller);
+	say("failed %s %s %u: %s %#lx from %p\n", class_names[class], phase_names[now], nth, what,
+	    detail, caller);
 	errno = saved;
 	return true;
 }
@@ -137,7 +139,8 @@ static bool fails(enum class class, const char *what, unsigned long detail, cons
 	(fails(class, what, (unsigned long)(detail), __builtin_return_address(0)) &&               \
 	 (errno = fail_errno, true))
 
-/* ---- the phases -------------------------------------------------------------------------------- */
+/* ---- the phases --------------------------------------------------------------------------------
+ */
 
 struct vcpu;
 struct evloop;
@@ -151,8 +154,8 @@ int __wrap_vcpu_start(struct vcpu *vcpu)
 	return __real_vcpu_start(vcpu);
 }
 
-/* Simulated devices have loops too, from the start; the machine's is the one that ends in this phase
- * first: theirs are stopped later. */
+/* Simulated devices have loops too, from the start; the machine's is the one that ends in this
+ * phase first: theirs are stopped later. */
 int __real_evloop_run(struct evloop *loop);
 int __wrap_evloop_run(struct evloop *loop);
 int __wrap_evloop_run(struct evloop *loop)
@@ -164,7 +167,8 @@ int __wrap_evloop_run(struct evloop *loop)
 	return ret;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------ */
+/* ---- memory ------------------------------------------------------------------------------------
+ */
 
 void *__real_malloc(size_t n);
 void *__wrap_malloc(size_t n);
@@ -198,7 +202,8 @@ int __real_posix_memalign(void **p, size_t align, size_t n);
 int __wrap_posix_memalign(void **p, size_t align, size_t n);
 int __wrap_posix_memalign(void **p, size_t align, size_t n)
 {
-	return FAILS(CLASS_ALLOC, "posix_memalign", n) ? ENOMEM : __real_posix_memalign(p, align, n);
+	return FAILS(CLASS_ALLOC, "posix_memalign", n) ? ENOMEM
+						       : __real_posix_memalign(p, align, n);
 }
 
 char *__real_strdup(const char *s);
@@ -212,7 +217,8 @@ void *__real_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off);
 void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off);
 void *__wrap_mmap(void *at, size_t len, int prot, int flags, int fd, off_t off)
 {
-	return FAILS(CLASS_MAP, "mmap", len) ? MAP_FAILED : __real_mmap(at, len, prot, flags, fd, off);
+	return FAILS(CLASS_MAP, "mmap", len) ? MAP_FAILED
+					     : __real_mmap(at, len, prot, flags, fd, off);
 }
 
 int __real_madvise(void *at, size_t len, int advice);
@@ -222,7 +228,8 @@ int __wrap_madvise(void *at, size_t len, int advice)
 	return FAILS(CLASS_MAP, "madvise", len) ? -1 : __real_madvise(at, len, advice);
 }
 
-/* ---- descriptors ------------------------------------------------------------------------------- */
+/* ---- descriptors -------------------------------------------------------------------------------
+ */
 
 int __real_ioctl(int fd, unsigned long req, unsigned long arg);
 int __wrap_ioctl(int fd, unsigned long req, unsigned long arg);
@@ -255,7 +262,8 @@ int __wrap_eventfd(unsigned count, int flags)
 
 WRAP(CLASS_FD, signalfd, (int fd, const void *set, int flags), (fd, set, flags))
 WRAP(CLASS_FD, timerfd_create, (int clock, int flags), (clock, flags))
-WRAP(CLASS_FD, timerfd_settime, (int fd, int flags, const void *val, void *old), (fd, flags, val, old))
+WRAP(CLASS_FD, timerfd_settime, (int fd, int flags, const void *val, void *old),
+     (fd, flags, val, old))
 WRAP(CLASS_FD, socket, (int domain, int type, int protocol), (domain, type, protocol))
 WRAP(CLASS_FD, bind, (int fd, const struct sockaddr *addr, socklen_t len), (fd, addr, len))
 WRAP(CLASS_FD, listen, (int fd, int backlog), (fd, backlog))
@@ -305,7 +313,8 @@ ssize_t __real_write(int fd, const void *buf, size_t len);
 ssize_t __wrap_write(int fd, const void *buf, size_t len);
 ssize_t __wrap_write(int fd, const void *buf, size_t len)
 {
-	bool counts_not = fd == STDERR_FILENO || (fd >= 0 && fd < (int)sizeof(is_event) && is_event[fd]);
+	bool counts_not =
+		fd == STDERR_FILENO || (fd >= 0 && fd < (int)sizeof(is_event) && is_event[fd]);
 
 	return !counts_not && FAILS(CLASS_FILE, "write", len) ? -1 : __real_write(fd, buf, len);
 }
@@ -338,27 +347,35 @@ ssize_t __wrap_writev(int fd, const struct iovec *iov, int nr)
 	return FAILS(CLASS_FILE, "writev", nr) ? -1 : __real_writev(fd, iov, nr);
 }
 
-/* ---- threads ------------------------------------------------------------------------------------ */
+/* ---- threads ------------------------------------------------------------------------------------
+ */
 
-int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg);
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg);
-int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg)
+int __real_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *),
+			  void *arg);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *),
+			  void *arg);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *),
+			  void *arg)
 {
-	return FAILS(CLASS_THREAD, "pthread_create", 0) ? fail_errno : __real_pthread_create(thread, attr, fn, arg);
+	return FAILS(CLASS_THREAD, "pthread_create", 0)
+		       ? fail_errno
+		       : __real_pthread_create(thread, attr, fn, arg);
 }
 
-/* ---- io_uring ----------------------------------------------------------------------------------- */
+/* ---- io_uring -----------------------------------------------------------------------------------
+ */
 
 int __real_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags);
 int __wrap_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags);
 int __wrap_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags)
 {
-	if (FAILS(CLASS_SUBMIT, "io_uring_queue_init", entries))
+	if (FAILS(CLASS_FD, "io_uring_queue_init", entries))
 		return -fail_errno;
 	return __real_io_uring_queue_init(entries, ring, flags);
 }
 
-/* Those that are about to be submitted. Cancels are not counted: they are the answer to a failure. */
+/* Those that are about to be submitted. Cancels are not counted: they are the answer to a failure.
+ */
 static void count_requests(struct io_uring *ring)
 {
 	for (unsigned i = ring->sq.sqe_head; i != ring->sq.sqe_tail; i++) {
@@ -397,7 +414,8 @@ void __real_uring_deliver(struct io_uring *ring, struct io_uring_cqe *cqe);
 void __wrap_uring_deliver(struct io_uring *ring, struct io_uring_cqe *cqe);
 void __wrap_uring_deliver(struct io_uring *ring, struct io_uring_cqe *cqe)
 {
-	if (cqe->user_data && cqe->user_data == __atomic_load_n(&failed_request, __ATOMIC_ACQUIRE)) {
+	if (cqe->user_data &&
+	    cqe->user_data == __atomic_load_n(&failed_request, __ATOMIC_ACQUIRE)) {
 		__atomic_store_n(&failed_request, 0, __ATOMIC_RELEASE);
 		cqe->res = -fail_errno;
 	}

@@ -76,6 +76,24 @@ static void read_one(void *ctx, short revents)
 		evloop_stop(f->loop, 7);
 }
 
+static void count_call(void *ctx, uint64_t count)
+{
+	struct fixture *f = ctx;
+
+	f->calls++;
+	f->sum += count;
+}
+
+/* Whoever it was for would wait for ever. */
+static void an_eventfd_that_cannot_be_read_ends_the_loop(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(evloop_add_eventfd(f->loop, f->pipe[1], count_call, f, &f->watch), 0);
+	assert_int_equal(run(f), -EBADF);
+	assert_int_equal(f->calls, 0);
+}
+
 static void a_readable_fd_is_told_until_it_is_drained(void **state)
 {
 	struct fixture *f = *state;
@@ -383,6 +401,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define T(name) cmocka_unit_test_setup_teardown(name, fresh, drop)
 		T(a_readable_fd_is_told_until_it_is_drained),
+		T(an_eventfd_that_cannot_be_read_ends_the_loop),
 		T(a_hang_up_is_told),
 		T(a_closed_fd_is_told_once),
 		T(a_file_without_poll_is_always_ready),
