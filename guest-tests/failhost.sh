@@ -19,7 +19,7 @@ fi
 points='' args=()
 while getopts qvs:o: opt; do
 	case $opt in
-	q) points=5 ;;
+	q) points=4 ;;
 	v) args+=(-v) ;;
 	s | o) args+=("-$opt" "$OPTARG") ;;
 	*) exit 2 ;;

@@ -107,6 +107,7 @@ part 'installing and packages' "$make" --no-print-directory check-dist
 part 'blkcheck' guest-tests/blkcheck.sh
 part 'netcheck' guest-tests/netcheck.sh
 part 'bad input' guest-tests/badinput.sh
+part 'failing host' guest-tests/failhost.sh -q
 part 'guest scenarios' "$make" --no-print-directory guest-check
 if [[ $(uname -m) != aarch64 || -w /dev/kvm ]]; then
 	part 'make run' demo

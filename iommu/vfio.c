@@ -7,6 +7,7 @@
 #include <linux/capability.h>
 #include <linux/vfio.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,8 +38,9 @@ struct vfio_container {
 	bool mapped; /* something may be */
 	unsigned group;
 	int fd, group_fd;
-	uint32_t dma_avail; /* mappings the kernel takes; 0: it does not say */
-	bool broken;	    /* an unmap failed: nothing unmapped may be reused any more */
+	uint32_t dma_avail;   /* mappings the kernel takes; 0: it does not say */
+	atomic_bool released; /* there is no device any more */
+	bool broken;	      /* an unmap failed: nothing unmapped may be reused any more */
 	bool reported[NR_REFUSALS];
 	void (*log)(void *ctx, const char *line);
 	void *log_ctx;
@@ -168,6 +170,9 @@ static int container_map(struct shadow *shadow, uint64_t iova, void *hva, uint64
 		c->mapped = true;
 		return 0;
 	}
+	/* Nothing can reach what is mapped now. */
+	if (c->released)
+		return 0;
 	switch (ret) {
 	case -ENOMEM:
 		limit = memlock_limit();
@@ -206,7 +211,7 @@ static void container_unmap(struct shadow *shadow, uint64_t iova, uint64_t len)
 		.argsz = sizeof(unmap), .iova = iova, .size = len};
 	int ret = vfio_ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap);
 
-	if (ret >= 0 && unmap.size == len)
+	if ((ret >= 0 && unmap.size == len) || c->released)
 		return;
 	c->broken = true;
 	report(c, REFUSED_UNMAP,
@@ -230,7 +235,7 @@ static void unmap_range(struct vfio_container *c, uint64_t start, uint64_t last)
 		return;
 	}
 	ret = vfio_ioctl(c->fd, VFIO_IOMMU_UNMAP_DMA, &unmap);
-	if (ret >= 0)
+	if (ret >= 0 || c->released)
 		return;
 	c->broken = true;
 	report(c, REFUSED_UNMAP,
@@ -609,11 +614,20 @@ err_free:
 	return ret;
 }
 
+void vfio_container_release(struct vfio_container *c)
+{
+	/* First, for the container then refuses what is mapped. Closing a group takes it out. */
+	c->released = true;
+	vfio_sys.close(c->group_fd);
+	c->group_fd = -1;
+}
+
 void vfio_container_close(struct vfio_container *c)
 {
 	if (!c)
 		return;
-	vfio_sys.close(c->group_fd);
+	if (c->group_fd >= 0)
+		vfio_sys.close(c->group_fd);
 	vfio_sys.close(c->fd);
 	free(c);
 }

@@ -33,6 +33,14 @@ int vfio_ioctl(int fd, unsigned long req, void *arg);
  */
 int vfio_container_open(unsigned group, struct vfio_container **out, char *error, size_t error_len);
 /* vfio_container_close - after its devices are closed; NULL is fine */
+/**
+ * vfio_container_release - let go of the group, for its last device has gone; that device is closed
+ *
+ * What the guest maps from here on is accepted and reaches nothing. Any thread, also while others
+ * map.
+ */
+void vfio_container_release(struct vfio_container *c);
+
 void vfio_container_close(struct vfio_container *c);
 
 /* vfio_container_instance - what the mediator uses; lives as long as the container */

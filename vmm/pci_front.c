@@ -95,6 +95,9 @@ struct pci_front {
 	struct nvme_guard nvme;
 	struct virtio_guard virtio;
 	bool on_bridge;
+	pthread_rwlock_t
+		dev_lock; /* a leaf: written before the device goes, read while BARs use it */
+	bool gone;
 
 	/* Config space, under the host bridge's lock. A byte is either the device's (forward) or
 	 * the shadow's, of which the guest may change the bits in writable. */
@@ -422,7 +425,7 @@ static void set_mode(struct pci_front *front, enum irq_mode mode)
 
 /* ---- BARs ----------------------------------------------------------------------------------- */
 
-static void device_access(struct bar *bar, uint64_t off, void *data, unsigned len, bool write)
+static void access_regs(struct bar *bar, uint64_t off, void *data, unsigned len, bool write)
 {
 	struct pci_dev *dev = bar->front->dev;
 	struct pci_dev_bar *real = &dev->bars[bar->index];
@@ -443,6 +446,18 @@ static void device_access(struct bar *bar, uint64_t off, void *data, unsigned le
 	}
 	if (ret && !write)
 		memset(data, 0xff, len);
+}
+
+static void device_access(struct bar *bar, uint64_t off, void *data, unsigned len, bool write)
+{
+	struct pci_front *front = bar->front;
+
+	pthread_rwlock_rdlock(&front->dev_lock);
+	if (!front->gone)
+		access_regs(bar, off, data, len, write);
+	else if (!write)
+		memset(data, 0xff, len);
+	pthread_rwlock_unlock(&front->dev_lock);
 }
 
 static bool overlaps(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
@@ -1420,6 +1435,7 @@ int pci_front_create(const struct pci_front_cfg *cfg, struct pci_front **out, ch
 	front->direct = !front->sync;
 	pthread_mutex_init(&front->direct_lock, NULL);
 	pthread_mutex_init(&front->guard_lock, NULL);
+	pthread_rwlock_init(&front->dev_lock, NULL);
 	front->intx.fd = front->intx.route = -1;
 	front->pci.name = cfg->dev->name;
 	front->pci.devfn = cfg->devfn;
@@ -1470,6 +1486,15 @@ void pci_front_quiesce(struct pci_front *front)
 	write_command(front);
 }
 
+void pci_front_unplug(struct pci_front *front)
+{
+	pci_front_quiesce(front);
+	/* A vCPU may still be in a BAR that was moved away under it. */
+	pthread_rwlock_wrlock(&front->dev_lock);
+	front->gone = true;
+	pthread_rwlock_unlock(&front->dev_lock);
+}
+
 void pci_front_destroy(struct pci_front *front)
 {
 	if (!front)
@@ -1482,5 +1507,6 @@ void pci_front_destroy(struct pci_front *front)
 	msix_destroy(&front->msix);
 	pthread_mutex_destroy(&front->direct_lock);
 	pthread_mutex_destroy(&front->guard_lock);
+	pthread_rwlock_destroy(&front->dev_lock);
 	free(front);
 }

@@ -9,14 +9,14 @@
  * hidden. Accesses to I/O BARs are trapped, always, and are sync points as those to memory BARs
  * are. Registers that belong to none of these go to the device (through VFIO, which guards them).
  *
- * While the mediator wants sync points (endpoint_set_trap) every access of the guest traps and every
- * interrupt comes by the event loop. Otherwise the function is direct: pages of its BARs are mapped
- * into the guest, and vectors that are not masked are irqfds. What stays trapped then: pages with
- * the MSI-X table or pending bits, INTx, and messages to an IOVA that the guest has mapped.
+ * While the mediator wants sync points (endpoint_set_trap) every access of the guest traps and
+ * every interrupt comes by the event loop. Otherwise the function is direct: pages of its BARs are
+ * mapped into the guest, and vectors that are not masked are irqfds. What stays trapped then: pages
+ * with the MSI-X table or pending bits, INTx, and messages to an IOVA that the guest has mapped.
  *
  * Locks, outermost first: the host bridge's (config accesses, BARs), pci_lines.lock (all interrupt
- * state), the mediator's, the function's own of what is mapped and which irqfds are on. BAR handlers
- * hold none but the second, and only for the MSI-X table.
+ * state), the mediator's, the function's own of what is mapped and which irqfds are on. BAR
+ * handlers hold none but the second, and only for the MSI-X table.
  */
 #ifndef VMM_PCI_FRONT_H
 #define VMM_PCI_FRONT_H
@@ -57,6 +57,9 @@ int pci_front_create(const struct pci_front_cfg *cfg, struct pci_front **out, ch
 /* pci_front_quiesce - off the bus and the bridge; interrupts disabled, bus mastering off. The
  * guest, and the event loop, have stopped. May be called again. */
 void pci_front_quiesce(struct pci_front *front);
+/* pci_front_unplug - the same while guest and event loop run, on the loop's thread: the function is
+ * gone from the bridge, its BARs read as ones, and the pci_dev is not touched again */
+void pci_front_unplug(struct pci_front *front);
 void pci_front_destroy(struct pci_front *front); /* after pci_front_quiesce; NULL is fine */
 
 #define PCI_FRONT_INTX (~0u)

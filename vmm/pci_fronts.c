@@ -26,6 +26,7 @@ struct pci_fronts {
 	struct pci_lines lines;
 	struct line line_ctx[4];
 	struct pci_front *fronts[PCI_FRONTS_MAX];
+	const struct pci_dev *devs[PCI_FRONTS_MAX];
 	struct poller *pollers[PCI_FRONTS_MAX]; /* NULL: it is not polled */
 	unsigned nr;
 	bool quiet;
@@ -105,12 +106,20 @@ int pci_fronts_add(struct pci_fronts *fronts, struct pci_dev *dev, struct endpoi
 		msg_error("%s", error);
 		return ret;
 	}
+	fronts->devs[fronts->nr] = dev;
 	if (ep && poll_us)
 		ret = poller_create(fronts->loop, ep, poll_us, &fronts->pollers[fronts->nr]);
 	fronts->nr++;
 	if (ret)
 		msg_error("%s: its memory cannot be polled: %s", dev->name, strerror(-ret));
 	return ret;
+}
+
+void pci_fronts_unplug(struct pci_fronts *fronts, const struct pci_dev *dev)
+{
+	for (unsigned i = 0; i < fronts->nr; i++)
+		if (fronts->devs[i] == dev)
+			pci_front_unplug(fronts->fronts[i]);
 }
 
 void pci_fronts_quiesce(struct pci_fronts *fronts)

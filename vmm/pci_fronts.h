@@ -26,6 +26,9 @@ int pci_fronts_create(struct pci_host *host, const struct pci_machine *machine, 
 int pci_fronts_add(struct pci_fronts *fronts, struct pci_dev *dev, struct endpoint *ep,
 		   unsigned poll_us, uint8_t devfn);
 
+/* pci_fronts_unplug - @dev is about to go, see pci_front_unplug(); on the loop's thread */
+void pci_fronts_unplug(struct pci_fronts *fronts, const struct pci_dev *dev);
+
 /* pci_fronts_quiesce - all of them off the bus, no more interrupts, bus mastering off. vCPUs and
  * event loop have stopped, but bus, host bridge, machine and loop still exist. May be called again;
  * NULL is fine. */

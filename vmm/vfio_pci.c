@@ -10,7 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "iommu/base.h"
 #include "iommu/sysfs.h"
@@ -31,6 +33,12 @@ struct group {
 	struct vfio_container *container;
 };
 
+/* Something that the host may have to say of a device. */
+struct notice {
+	int fd; /* -1: it never will */
+	struct evloop_watch *watch;
+};
+
 struct member {
 	char bdf[BDF_LEN];
 	struct vfio_config cfg;
@@ -38,9 +46,11 @@ struct member {
 	uint16_t vendor, device;
 	uint32_t class;
 	unsigned poll_us;
-	struct pci_dev *dev;
+	struct pci_dev *dev; /* NULL: the host has it back */
 	struct endpoint *ep;
 	bool shown; /* to the guest */
+	struct vfio_set *set;
+	struct notice request, error;
 };
 
 struct vfio_set {
@@ -49,6 +59,8 @@ struct vfio_set {
 	struct slot_place places[CONFIG_MAX_VFIO]; /* of members */
 	unsigned nr_groups, nr_members, nr_slots;
 	bool quiet; /* vfio_set_quiesce() is done */
+	struct pci_fronts *fronts;
+	struct evloop *loop;
 };
 
 int vfio_set_create(struct vfio_set **out)
@@ -172,7 +184,7 @@ int vfio_set_open(struct vfio_set *set, const struct vfio_config *cfg)
 		msg_error("--vfio %s: more than %d devices", cfg->device, CONFIG_MAX_VFIO);
 		return -ENOSPC;
 	}
-	*m = (struct member){.cfg = *cfg};
+	*m = (struct member){.cfg = *cfg, .set = set, .request = {.fd = -1}, .error = {.fd = -1}};
 	ret = find_device(cfg->device, m->bdf);
 	if (ret)
 		return ret;
@@ -370,9 +382,102 @@ static void raise_nofile(const struct vfio_set *set)
 	}
 }
 
-int vfio_set_realize(struct vfio_set *set, struct pci_fronts *fronts)
+/* ---- the host takes a device back
+ * ---------------------------------------------------------------- */
+
+static bool is_group_used(const struct vfio_set *set, unsigned group)
+{
+	for (unsigned i = 0; i < set->nr_members; i++)
+		if (set->members[i].dev && set->members[i].group == group)
+			return true;
+	return false;
+}
+
+/*
+ * give_back - the guest finds that the device was pulled. The host's kernel waits until the device
+ * is closed, what is mapped of it included; kernels before 6.2 wait for its group too
+ * (drivers/vfio/vfio.c, vfio_unregister_group_dev()). Closed, the device is reset by the kernel.
+ */
+static void give_back(struct member *m)
+{
+	struct vfio_set *set = m->set;
+
+	pci_fronts_unplug(set->fronts, m->dev);
+	m->dev->ops->close(m->dev);
+	m->dev = NULL;
+	if (!is_group_used(set, m->group))
+		vfio_container_release(set->groups[m->group].container);
+}
+
+/* The kernel asks again and again. */
+static void on_request(void *ctx, uint64_t count)
+{
+	struct member *m = ctx;
+
+	(void)count;
+	if (!m->dev)
+		return;
+	msg_warn("%s: the host takes it back: the guest finds it gone", m->bdf);
+	give_back(m);
+}
+
+static void on_error(void *ctx, uint64_t count)
+{
+	struct member *m = ctx;
+
+	(void)count;
+	if (!m->dev)
+		return;
+	msg_warn("%s: the host reports an error that it cannot recover from: the guest finds it "
+		 "gone",
+		 m->bdf);
+	give_back(m);
+}
+
+static void stop_notice(struct vfio_set *set, struct notice *notice)
+{
+	evloop_remove(set->loop, notice->watch);
+	notice->watch = NULL;
+	if (notice->fd >= 0)
+		close(notice->fd);
+	notice->fd = -1;
+}
+
+/* hear - of @index (VFIO_PCI_*_IRQ_INDEX). A kernel, or a device, that knows none has nothing to
+ * say.
+ */
+static int hear(struct member *m, struct notice *notice, unsigned index,
+		void (*fn)(void *ctx, uint64_t count))
 {
 	int ret;
+
+	notice->fd = eventfd(0, EFD_CLOEXEC);
+	if (notice->fd < 0)
+		return -errno;
+	ret = evloop_add_eventfd(m->set->loop, notice->fd, fn, m, &notice->watch);
+	if (!ret && m->dev->ops->set_irqs(m->dev, index, 1, &notice->fd))
+		stop_notice(m->set, notice);
+	return ret;
+}
+
+static int hear_of_host(struct member *m)
+{
+	int ret = hear(m, &m->request, VFIO_PCI_REQ_IRQ_INDEX, on_request);
+
+	if (!ret)
+		ret = hear(m, &m->error, VFIO_PCI_ERR_IRQ_INDEX, on_error);
+	if (ret)
+		msg_error("%s: what the host says of it cannot be heard: %s", m->bdf,
+			  strerror(-ret));
+	return ret;
+}
+
+int vfio_set_realize(struct vfio_set *set, struct pci_fronts *fronts, struct evloop *loop)
+{
+	int ret;
+
+	set->fronts = fronts;
+	set->loop = loop;
 
 	raise_nofile(set);
 	/* All before the first is set up: a bus reset hits more than one. */
@@ -391,6 +496,9 @@ int vfio_set_realize(struct vfio_set *set, struct pci_fronts *fronts)
 		if (ret)
 			return ret;
 		m->shown = true;
+		ret = hear_of_host(m);
+		if (ret)
+			return ret;
 	}
 	return 0;
 }
@@ -400,10 +508,14 @@ void vfio_set_quiesce(struct vfio_set *set)
 	if (set->quiet)
 		return;
 	set->quiet = true;
+	for (unsigned i = 0; i < set->nr_members; i++) {
+		stop_notice(set, &set->members[i].request);
+		stop_notice(set, &set->members[i].error);
+	}
 	/* After all of them are silent: a bus reset hits more than one. One that never came so far
 	 * as to be given to the guest has nothing to forget. */
 	for (unsigned i = 0; i < set->nr_members; i++)
-		if (set->members[i].shown)
+		if (set->members[i].shown && set->members[i].dev)
 			(void)reset(set, &set->members[i]);
 }
 
@@ -413,7 +525,8 @@ void vfio_set_destroy(struct vfio_set *set)
 		return;
 	vfio_set_quiesce(set);
 	for (unsigned i = 0; i < set->nr_members; i++)
-		set->members[i].dev->ops->close(set->members[i].dev);
+		if (set->members[i].dev)
+			set->members[i].dev->ops->close(set->members[i].dev);
 	for (unsigned i = 0; i < set->nr_groups; i++)
 		vfio_container_close(set->groups[i].container);
 	free(set);

@@ -53,8 +53,9 @@ int vfio_set_map_ram(struct vfio_set *set, const struct gmem *gmem);
 uint16_t vfio_set_rid(const struct vfio_set *set, unsigned i);
 
 /* vfio_set_realize - reset every function and put it before the guest; its interrupts are watched.
- * BARs of an endpoint that needs sync are trapped; others are mapped.
- * Return: 0; -errno after a line on stderr. */
-int vfio_set_realize(struct vfio_set *set, struct pci_fronts *fronts);
+ * BARs of an endpoint that needs sync are trapped; others are mapped. A function that the host
+ * wants back is taken from the guest and closed, on the loop's thread. Return: 0; -errno after a
+ * line on stderr. */
+int vfio_set_realize(struct vfio_set *set, struct pci_fronts *fronts, struct evloop *loop);
 
 #endif

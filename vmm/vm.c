@@ -933,7 +933,7 @@ static int vm_create(const struct vm_config *cfg, struct vm **out)
 	if (ret || (ret = interrupted()))
 		goto err_vm;
 	if (cfg->nr_vfio + cfg->nr_sim &&
-	    ((ret = create_pci(vm)) || (ret = vfio_set_realize(vm->vfio, vm->fronts)) ||
+	    ((ret = create_pci(vm)) || (ret = vfio_set_realize(vm->vfio, vm->fronts, vm->loop)) ||
 	     (ret = realize_sim(vm))))
 		goto err_vm;
 	if ((ret = add_virtio(vm)) || (ret = interrupted()))

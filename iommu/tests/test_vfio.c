@@ -294,6 +294,29 @@ static void map_says_exactly_what_was_asked(void **state)
 	vfio_container_close(c);
 }
 
+/* The device has gone: the guest's requests mean nothing any more, and do not fail. */
+static void what_is_released_maps_nothing_and_refuses_nothing(void **state)
+{
+	struct vfio_container *c;
+	struct instance *inst = open_ok(&c);
+	struct shadow *shadow = shadow_of(inst);
+
+	(void)state;
+	assert_int_equal(shadow->ops->map(shadow, 0, (void *)0x100000, 0x4000, PROT_DEV_READ), 0);
+	vfio_container_release(c);
+	assert_int_equal(k.open_fds, 1);
+	k.map_ret = k.unmap_ret = -EINVAL;
+	assert_int_equal(shadow->ops->map(shadow, 0x8000, (void *)0x100000, 0x4000, PROT_DEV_READ),
+			 0);
+	shadow->ops->unmap(shadow, 0, 0x4000);
+	assert_int_equal(inst->ops->invalidate_wait(inst), 0);
+	shadow->ops->destroy(shadow);
+	assert_int_equal(inst->ops->disable(inst, 0), 0);
+	assert_int_equal(nr_logged, 0);
+	vfio_container_close(c);
+	assert_int_equal(k.open_fds, 0);
+}
+
 static void every_call_is_counted_by_kind(void **state)
 {
 	struct vfio_counts before, after;
@@ -497,6 +520,7 @@ int main(void)
 		TEST(of_too_many_apertures_the_largest_stay),
 		TEST(a_kernel_that_says_little_gets_defaults),
 		TEST(map_says_exactly_what_was_asked),
+		TEST(what_is_released_maps_nothing_and_refuses_nothing),
 		TEST(every_call_is_counted_by_kind),
 		TEST(a_refused_map_is_reported_once_per_cause),
 		TEST(an_unmap_that_fails_makes_every_later_sync_fail),

@@ -805,6 +805,42 @@ static void a_bar_answers_only_while_memory_is_enabled(void **state)
 	assert_int_equal(rd(bar0() + 0x1000, 4), UINT32_MAX);
 }
 
+static int never_read(struct pci_dev *dev, unsigned region, uint64_t off, void *buf, unsigned len)
+{
+	(void)dev, (void)region, (void)off, (void)buf, (void)len;
+	fail_msg("the device is gone, and is read");
+	return 0;
+}
+
+static int never_written(struct pci_dev *dev, unsigned region, uint64_t off, const void *buf,
+			 unsigned len)
+{
+	(void)dev, (void)region, (void)off, (void)buf, (void)len;
+	fail_msg("the device is gone, and is written to");
+	return 0;
+}
+
+static void a_function_that_is_unplugged_reads_as_ones_and_touches_nothing(void **state)
+{
+	static struct pci_dev_ops none = {.read = never_read, .write = never_written};
+	const struct pci_dev_ops *was = d.dev.ops;
+	uint64_t at = bar0();
+
+	(void)state;
+	put_le32(d.bar0 + 0x10, 0xcafe);
+	enable();
+	assert_int_equal(rd(at + 0x10, 4), 0xcafe);
+	pci_front_unplug(func);
+	assert_int_equal(get_le16(d.config + PCI_COMMAND), DECODES);
+	d.dev.ops = &none;
+	assert_int_equal(crd(PCI_VENDOR_ID, 4), UINT32_MAX);
+	assert_int_equal(rd(at + 0x10, 4), UINT32_MAX);
+	wr(at + 0x10, 4, 1);
+	cwr(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	assert_int_equal(rd(at + 0x10, 4), UINT32_MAX);
+	d.dev.ops = was;
+}
+
 static void a_bar_that_moves_is_followed(void **state)
 {
 	uint64_t was = bar0(), to = LAYOUT_PCI_MEM64_BASE + 0x123454000;
@@ -1813,6 +1849,7 @@ int main(void)
 		TRAPPED(bars_are_sized_by_writing_ones),
 		TRAPPED(bars_have_addresses_in_the_windows_64_kib_apart),
 		TRAPPED(a_bar_answers_only_while_memory_is_enabled),
+		TRAPPED(a_function_that_is_unplugged_reads_as_ones_and_touches_nothing),
 		TRAPPED(a_bar_that_moves_is_followed),
 		TRAPPED(two_bars_in_one_place_do_no_harm),
 		TRAPPED(ports_are_reached_while_io_is_enabled_and_where_the_bar_is),
