@@ -3,6 +3,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -378,7 +379,7 @@ static bool stats_sound(const struct stats *stats)
 	uint8_t viommu;
 
 	memcpy(&viommu, &stats->viommu, sizeof(viommu));
-	if (viommu > 1 || stats->nr_nets > CONFIG_MAX_NETS)
+	if (viommu > 1 || stats->nr_nets > CONFIG_MAX_NETS || !isfinite(stats->seconds))
 		return false;
 	for (unsigned i = 0; i < stats->nr_nets; i++) {
 		const char *tap = stats->nets[i].tap;

@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -145,7 +146,7 @@ bool view_vm_sound(const struct view_vm *vm)
 {
 	if (!vm->viommu)
 		return true;
-	if (!IS_POW2(vm->granule) || !IS_POW2(vm->frame_size) || vm->frame_size < vm->granule ||
+	if (!isfinite(vm->seconds) || !IS_POW2(vm->granule) || !IS_POW2(vm->frame_size) || vm->frame_size < vm->granule ||
 	    vm->nr_endpoints > VIEW_MAX_ENDPOINTS || vm->nr_instances > VIEW_MAX_INSTANCES)
 		return false;
 	for (unsigned i = 0; i < vm->nr_endpoints; i++) {

@@ -2,6 +2,8 @@
 #include "virtio/tests/driver.h"
 
 #include <linux/virtio_console.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 #include "virtio/console.h"
 
@@ -116,6 +118,25 @@ static void input_without_a_buffer_waits_for_one(void **state)
 	assert_received(d, gpa, "abc");
 }
 
+static void input_that_wraps_where_it_waits_is_one_piece(void **state)
+{
+	static uint8_t text[200], filler[4000];
+	struct driver *d = *state;
+	uint64_t gpa = post(d, sizeof(filler));
+	uint32_t len;
+
+	assert_int_equal(console_input(d->dev, filler, sizeof(filler)), sizeof(filler));
+	assert_true(driver_reap(d, RECEIVEQ, NULL, NULL));
+	for (size_t i = 0; i < sizeof(text); i++)
+		text[i] = (uint8_t)(i + 1);
+	assert_int_equal(console_input(d->dev, text, sizeof(text)), sizeof(text));
+	gpa = post(d, 300);
+	driver_kick(d, RECEIVEQ);
+	assert_true(driver_reap(d, RECEIVEQ, NULL, &len));
+	assert_int_equal(len, sizeof(text));
+	assert_memory_equal(driver_hva(d, gpa), text, sizeof(text));
+}
+
 static void input_typed_ahead_of_a_driver_is_kept(void **state)
 {
 	struct driver *d = *state;
@@ -172,6 +193,47 @@ static void buffers_without_room_cannot_hold_the_device(void **state)
 	assert_received(d, gpa, "abc");
 }
 
+struct other_cpu {
+	struct driver *d;
+	atomic_bool stop;
+};
+
+/* Keeps the receive queue full of buffers without room: descriptor 0, wherever one looks. */
+static void *add_without_end(void *arg)
+{
+	struct other_cpu *cpu = arg;
+	struct driver *d = cpu->d;
+
+	while (!atomic_load(&cpu->stop)) {
+		uint16_t used = __atomic_load_n(driver_used(d, RECEIVEQ, 1), __ATOMIC_ACQUIRE);
+
+		__atomic_store_n(driver_avail(d, RECEIVEQ, 1),
+				 (uint16_t)(used + d->queues[RECEIVEQ].size), __ATOMIC_RELEASE);
+	}
+	return NULL;
+}
+
+static void a_driver_that_never_stops_adding_does_not_hold_who_types(void **state)
+{
+	struct driver *d = *state;
+	const struct driver_buf none = {0, 0, true};
+	struct other_cpu cpu = {.d = d};
+	uint16_t size = d->queues[RECEIVEQ].size, before, now;
+	pthread_t thread;
+
+	driver_write_chain(d, RECEIVEQ, 0, &none, 1);
+	memset(driver_avail(d, RECEIVEQ, 2), 0, size * sizeof(uint16_t));
+	assert_int_equal(pthread_create(&thread, NULL, add_without_end, &cpu), 0);
+	for (unsigned total = 0; total < 5000u * size; total += (uint16_t)(now - before)) {
+		before = *driver_used(d, RECEIVEQ, 1);
+		console_input(d->dev, "x", 1);
+		now = *driver_used(d, RECEIVEQ, 1);
+		assert_true((uint16_t)(now - before) <= size);
+	}
+	atomic_store(&cpu.stop, true);
+	pthread_join(thread, NULL);
+}
+
 static void a_resize_is_a_config_change(void **state)
 {
 	struct driver *d = *state;
@@ -225,9 +287,11 @@ int main(void)
 		CONSOLE_TEST(a_chain_of_gigabytes_does_not_flood_the_host),
 		CONSOLE_TEST(input_fills_waiting_buffers),
 		CONSOLE_TEST(input_without_a_buffer_waits_for_one),
+		CONSOLE_TEST(input_that_wraps_where_it_waits_is_one_piece),
 		CONSOLE_TEST(input_typed_ahead_of_a_driver_is_kept),
 		CONSOLE_TEST(input_is_bounded_and_loses_nothing),
 		CONSOLE_TEST(buffers_without_room_cannot_hold_the_device),
+		CONSOLE_TEST(a_driver_that_never_stops_adding_does_not_hold_who_types),
 		CONSOLE_TEST(a_resize_is_a_config_change),
 		CONSOLE_TEST(a_resize_before_the_driver_is_up_is_silent),
 		CONSOLE_TEST(a_malformed_chain_breaks_the_device),

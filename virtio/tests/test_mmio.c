@@ -3,6 +3,8 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include "virtio/mmio.h"
@@ -547,6 +549,7 @@ static void a_kick_serves_a_ringful_and_says_when_more_waits(void **state)
 /* ---- reset against the other threads ---- */
 
 static uint32_t status_seen;
+static pid_t status_tid;
 
 static void *reset_thread(void *arg)
 {
@@ -556,10 +559,28 @@ static void *reset_thread(void *arg)
 
 static void *status_thread(void *arg)
 {
-	uint32_t status = driver_read(arg, VIRTIO_MMIO_STATUS);
+	uint32_t status;
 
+	__atomic_store_n(&status_tid, gettid(), __ATOMIC_RELEASE);
+	status = driver_read(arg, VIRTIO_MMIO_STATUS);
 	__atomic_store_n(&status_seen, status, __ATOMIC_RELEASE);
 	return NULL;
+}
+
+/* sleeps - does this thread wait for something? */
+static bool sleeps(pid_t tid)
+{
+	char path[64], stat[256] = "", *state = NULL;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)tid);
+	file = fopen(path, "r");
+	if (file) {
+		if (fgets(stat, sizeof(stat), file))
+			state = strrchr(stat, ')');
+		fclose(file);
+	}
+	return state && state[2] == 'S';
 }
 
 static void an_access_waits_for_a_reset_and_a_kick_does_not(void **state)
@@ -570,6 +591,7 @@ static void an_access_waits_for_a_reset_and_a_kick_does_not(void **state)
 	add_one(d, 0);
 	echo.hold_reset = true;
 	status_seen = UINT32_MAX;
+	status_tid = 0;
 	assert_int_equal(pthread_create(&resetter, NULL, reset_thread, d), 0);
 	pthread_mutex_lock(&echo.dev.lock);
 	while (!echo.in_reset)
@@ -579,7 +601,9 @@ static void an_access_waits_for_a_reset_and_a_kick_does_not(void **state)
 	/* the event loop must get through, or nothing would end the reset */
 	assert_false(virtio_mmio_notify(d->mmio, 0));
 	assert_int_equal(echo.notified[0], 0);
-	usleep(20000);
+	while (!sleeps(__atomic_load_n(&status_tid, __ATOMIC_ACQUIRE)) &&
+	       __atomic_load_n(&status_seen, __ATOMIC_ACQUIRE) == UINT32_MAX)
+		sched_yield();
 	assert_int_equal(__atomic_load_n(&status_seen, __ATOMIC_ACQUIRE), UINT32_MAX);
 	pthread_mutex_lock(&echo.dev.lock);
 	echo.hold_reset = false;

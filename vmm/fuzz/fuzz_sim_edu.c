@@ -46,6 +46,7 @@ static struct bench {
 	bool wild;   /* nothing: it has written any register */
 	bool master; /* the bus master bit */
 	uint32_t causes, scratch;
+	unsigned slow; /* steps aside within an access */
 	/* Under lock. */
 	bool may_master;
 	uint64_t bad, bad_len; /* offset in memory, bytes: refused */
@@ -84,6 +85,9 @@ static int port_access(uint64_t addr, void *buf, size_t len, bool write)
 	uint8_t *at;
 	size_t can;
 
+	/* Time for the rest of the world to change. */
+	for (unsigned i = 0; i < __atomic_load_n(&b.slow, __ATOMIC_RELAXED); i++)
+		sched_yield();
 	pthread_mutex_lock(&lock);
 	demand(b.may_master || b.hostile);
 	if (!b.wild)
@@ -271,6 +275,14 @@ static void dma(struct input *in)
 		set(SIM_EDU_DMA_IOVA, 8, ~iova);
 		demand(!valid || reg(SIM_EDU_DMA_IOVA, 8) == iova ||
 		       !(reg(SIM_EDU_STATUS, 4) & SIM_EDU_BUSY));
+	}
+	if (how & 0x80 && probe & 1 && !b.dart) { /* it is no more */
+		__atomic_store_n(&b.slow, probe, __ATOMIC_RELAXED);
+		for (unsigned i = 0; i < (unsigned)(probe >> 2); i++)
+			sched_yield();
+		reset();
+		__atomic_store_n(&b.slow, 0, __ATOMIC_RELAXED);
+		return;
 	}
 	if (how & 0x80) { /* it is cut off */
 		set_master(false);

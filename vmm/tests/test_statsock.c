@@ -2,6 +2,7 @@
 #include "iommu/tests/check.h"
 
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -466,6 +467,10 @@ static void numbers_that_nobody_counted_are_not_believed(void **state)
 	memcpy(answer + head, &stats, sizeof(stats));
 	fetch_from_a_stranger(answer, len, -EPROTO);
 	stats.nr_nets = 0;
+	stats.seconds = NAN; /* no number in JSON */
+	memcpy(answer + head, &stats, sizeof(stats));
+	fetch_from_a_stranger(answer, len, -EPROTO);
+	stats.seconds = 1;
 	memset(&stats.viommu, 2, 1);
 	memcpy(answer + head, &stats, sizeof(stats));
 	fetch_from_a_stranger(answer, len, -EPROTO);

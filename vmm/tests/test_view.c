@@ -2,6 +2,7 @@
 /* What is shown of a VM that runs: taken from a mediator, checked, as text, JSON and picture. */
 #include "iommu/tests/check.h"
 
+#include <math.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,6 +145,7 @@ static void what_no_vm_would_say_is_not_believed(void **state)
 	vm = some_vm;                                                                              \
 	change;                                                                                    \
 	assert_false(view_vm_sound(&vm))
+	REFUSED(vm.seconds = INFINITY);
 	REFUSED(vm.granule = 0);
 	REFUSED(vm.frame_size = 3 * G);
 	REFUSED(vm.frame_size = G / 2);
