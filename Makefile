@@ -87,7 +87,7 @@ FLAVOURS := native asan tsan arm64 arm64-asan clang cov
 
 # ---- what the machine must have -------------------------------------------------------------------
 
-DEPS_BUILD := gcc libc6-dev libcmocka-dev liburing-dev libfdt-dev libseccomp-dev zlib1g-dev libzstd-dev libxml2-utils
+DEPS_BUILD := gcc libc6-dev libcmocka-dev liburing-dev libfdt-dev libseccomp-dev zlib1g-dev libzstd-dev libxml2-utils python3
 DEPS_CROSS := $(if $(ARM_PREFIX),gcc-aarch64-linux-gnu libc6-dev-arm64-cross binutils-aarch64-linux-gnu)
 DEPS_LAB := qemu-system-arm ipxe-qemu cpio kmod xz-utils squashfs-tools debian-archive-keyring bsdutils procps
 DEPS_PROOFS := spin
@@ -157,7 +157,7 @@ $(B)/%/vmm/cli.o: CPPFLAGS_ALL += -DVERSION='"$(VERSION)"'
 
 # ---- unit tests -----------------------------------------------------------------------------------
 
-THREADED := test_coherence test_dart* test_faultlog test_hold test_mediator* test_oracle* test_poller test_ring_order test_sim test_sim_* test_sync test_virtio_ring
+THREADED := test_coherence test_dart* test_faultlog test_hold test_mediator* test_oracle* test_poller test_ring_order test_sim test_sim_* test_statsock test_sync test_trace test_virtio_ring
 
 # $(1) flavour, $(2) layer, $(3) test_<noun>
 define unit_test

@@ -17,6 +17,7 @@
 #include "vmm/layout.h"
 #include "vmm/msg.h"
 #include "vmm/poller.h"
+#include "vmm/trace.h"
 
 #define STAT_INTERVAL_MAX 86400 /* seconds: a day */
 
@@ -90,6 +91,10 @@ static const char help_run[] =
 	"  --dump-dtb FILE      write the guest's device tree to FILE\n"
 	"  --stats FILE         write statistics to FILE when the guest has ended\n"
 	"  --live-stats         let granule stat ask for them meanwhile\n"
+	"  --trace FILE[,max=SIZE]\n"
+	"                       record maps, unmaps, syncs, faults and the like in FILE,\n"
+	"                       which Perfetto opens; default at most 1G of it\n"
+	"  -v, --verbose        tell how the guest is set up, and notable moments\n"
 	"  -h, --help           show this\n"
 	"\n"
 	"Ctrl-A x quits, Ctrl-A h lists what else Ctrl-A does. More in granule(1).\n";
@@ -783,6 +788,30 @@ static int parse_file(const char *option, const char *text, const char **out)
 	return 0;
 }
 
+static int parse_trace(char *text, struct vm_config *cfg)
+{
+	const char *key;
+
+	cfg->trace = strsep(&text, ",");
+	cfg->trace_max = TRACE_MAX_DEFAULT;
+	if (!*cfg->trace) {
+		msg_error("--trace: no file given; give FILE or FILE,max=SIZE");
+		return -EINVAL;
+	}
+	while ((key = strsep(&text, ","))) {
+		if (strncmp(key, "max=", 4) != 0) {
+			msg_error("--trace %s: unknown key '%s'; known keys: max", cfg->trace, key);
+			return -EINVAL;
+		}
+		if (!parse_size(key + 4, &cfg->trace_max) || cfg->trace_max < TRACE_MAX_MIN) {
+			msg_error("--trace %s: %s: give a size of at least 1M, for example max=64M",
+				  cfg->trace, key);
+			return -EINVAL;
+		}
+	}
+	return 0;
+}
+
 static int parse_cmdline(const char *text, const char **out)
 {
 	if (strlen(text) >= CMDLINE_MAX) {
@@ -805,6 +834,7 @@ enum {
 	OPT_DUMP_DTB,
 	OPT_STATS,
 	OPT_LIVE_STATS,
+	OPT_TRACE,
 	OPT_JSON,
 	OPT_DOMAIN,
 	OPT_SVG,
@@ -828,6 +858,8 @@ static const struct option run_options[] = {
 	{"dump-dtb", required_argument, NULL, OPT_DUMP_DTB},
 	{"stats", required_argument, NULL, OPT_STATS},
 	{"live-stats", no_argument, NULL, OPT_LIVE_STATS},
+	{"trace", required_argument, NULL, OPT_TRACE},
+	{"verbose", no_argument, NULL, 'v'},
 	{"help", no_argument, NULL, 'h'},
 	{0},
 };
@@ -968,6 +1000,11 @@ static int parse_run_option(int c, struct vm_config *cfg)
 	case OPT_LIVE_STATS:
 		cfg->live_stats = true;
 		return 0;
+	case OPT_TRACE:
+		return parse_trace(optarg, cfg);
+	case 'v':
+		cfg->verbose = true;
+		return 0;
 	default: /* OPT_STATS */
 		return parse_file("--stats", optarg, &cfg->stats);
 	}
@@ -985,7 +1022,7 @@ int cli_parse_run(int argc, char **argv, struct vm_config *out)
 	int c, ret;
 
 	optind = 0;
-	while ((c = next_option(argc, argv, "+:k:i:p:m:c:h", run_options)) >= 0) {
+	while ((c = next_option(argc, argv, "+:k:i:p:m:c:vh", run_options)) >= 0) {
 		if (c == 'h') {
 			fputs(help_run, stdout);
 			return 1;

@@ -89,6 +89,9 @@ struct vm_config {
 	bool iommu;		      /* --iommu on */
 	const char *dump_dtb, *stats; /* files, or NULL */
 	bool live_stats;	      /* a socket for `granule stat` */
+	const char *trace;	      /* a file, or NULL */
+	uint64_t trace_max;	      /* bytes of it */
+	bool verbose;
 };
 
 struct stat_config {

@@ -14,6 +14,8 @@
 #include "vmm/bus.h"
 
 /* What PCI functions need of the machine. Any thread may call. */
+struct trace;
+
 struct pci_machine {
 	struct bus *bus;
 	/* Drive the level-triggered SPI of one of the 4 INTx lines. */
@@ -46,6 +48,7 @@ struct pci_machine {
 	void *ctx;
 	const struct gmem *gmem; /* guest RAM; outlives the functions */
 	uint64_t host_page;	 /* bytes */
+	struct trace *trace;	 /* records what functions do; NULL: nobody does */
 };
 
 struct pci_host;

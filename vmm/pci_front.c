@@ -18,6 +18,7 @@
 #include "vmm/msg.h"
 #include "vmm/msix.h"
 #include "vmm/nvme_guard.h"
+#include "vmm/trace.h"
 #include "vmm/virtio_guard.h"
 
 #define CONFIG_LEN    256u
@@ -346,6 +347,8 @@ void pci_front_eoi(struct pci_front *front, unsigned line)
 
 void pci_front_fire(struct pci_front *front, unsigned vec)
 {
+	uint64_t begin = trace_begin(front->machine->trace);
+
 	/* What the device wrote before it raised the vector is there before the guest hears of it;
 	 * of a masked vector too, for its unmasking is no sync point. */
 	sync_for_cpu(front);
@@ -359,6 +362,8 @@ void pci_front_fire(struct pci_front *front, unsigned vec)
 		msi_fire(front, vec);
 	}
 	pthread_mutex_unlock(&front->cfg.lines->lock);
+	trace_end(front->machine->trace, begin, TRACE_INTERRUPT, front->pci.devfn,
+		  vec == PCI_FRONT_INTX ? TRACE_INTX : vec, 0, 0);
 }
 
 static void on_eventfd(void *ctx, uint64_t count)
@@ -541,6 +546,8 @@ static void answer_virtio(struct bar *bar, uint64_t off, void *data, unsigned le
 static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool write)
 {
 	struct bar *bar = ctx;
+	struct trace *trace = bar->front->machine->trace;
+	uint64_t begin = trace_begin(trace), value = 0;
 	/* To Device memory an unaligned access is a fault: the host's, not the guest's. */
 	bool odd = (len != 1 && len != 2 && len != 4 && (len != 8 || bar->is_io)) || off % len;
 
@@ -568,6 +575,9 @@ static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool w
 			answer_virtio(bar, off, data, len);
 		sync_for_cpu(bar->front);
 	}
+	memcpy(&value, data, len);
+	trace_end(trace, begin, write ? TRACE_WRITE : TRACE_READ, bar->front->pci.devfn, bar->index,
+		  off, value);
 }
 
 /* map_piece - give the guest the host pages [off, end) of an area, less what MSI-X needs trapped */
@@ -1204,6 +1214,7 @@ static void set_wanted_mode(struct pci_front *front)
 /* function_reset - the guest asked for a Function Level Reset */
 static void function_reset(struct pci_front *front)
 {
+	uint64_t begin = trace_begin(front->machine->trace);
 	int ret;
 
 	pthread_mutex_lock(&front->cfg.lines->lock);
@@ -1231,6 +1242,7 @@ static void function_reset(struct pci_front *front)
 	update_bars(front);
 	write_command(front);
 	set_wanted_mode(front);
+	trace_end(front->machine->trace, begin, TRACE_RESET, front->pci.devfn, 0, 0, 0);
 }
 
 static bool touches(unsigned off, unsigned len, unsigned reg, unsigned reg_len)

@@ -17,6 +17,7 @@
 #include "iommu/base.h"
 #include "vmm/cli.h"
 #include "vmm/msg.h"
+#include "vmm/trace.h"
 
 /* PSTATE at entry: EL1h, all of D, A, I, F masked. */
 #define PSTATE_ENTRY 0x3c5
@@ -340,6 +341,7 @@ static void *vcpu_thread(void *ctx)
 	vcpu->self = pthread_self();
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
 	pthread_setname_np(pthread_self(), name);
+	trace_name_thread("vcpu", vcpu->index);
 	while (hold_enter(&vcpu->seat)) {
 		int ret = ioctl(vcpu->fd, KVM_RUN, 0) ? errno : 0;
 

@@ -50,6 +50,7 @@
 #include "vmm/strict.h"
 #include "vmm/tap.h"
 #include "vmm/term.h"
+#include "vmm/trace.h"
 #include "vmm/uart.h"
 #include "vmm/vcpu.h"
 #include "vmm/vfio_pci.h"
@@ -144,6 +145,7 @@ struct vm {
 	bool input_to_hvc;
 
 	struct statsock *statsock;
+	struct trace *trace; /* NULL: nobody asked for one */
 
 	double start, seconds; /* when the guest started, by now(); how long it ran, at the end */
 };
@@ -211,6 +213,11 @@ static int open_sim(struct vm *vm)
 	for (unsigned i = 0; !ret && i < vm->cfg->nr_sim; i++)
 		ret = sim_set_open(vm->sim, &vm->cfg->sim[i]);
 	return ret;
+}
+
+static int open_trace(struct vm *vm)
+{
+	return vm->cfg->trace ? trace_create(vm->cfg->trace, vm->cfg->trace_max, &vm->trace) : 0;
 }
 
 /* ---- the loop -------------------------------------------------------------------------------- */
@@ -542,6 +549,7 @@ static int create_pci(struct vm *vm)
 		.ctx = vm,
 		.gmem = memory_gmem(vm->memory),
 		.host_page = (uint64_t)sysconf(_SC_PAGESIZE),
+		.trace = vm->trace,
 	};
 	ret = pci_host_create(&vm->pci_machine, &vm->pci);
 	if (!ret)
@@ -638,6 +646,8 @@ static int create_mediator(struct vm *vm)
 		.release = release_vcpus,
 		.hold_ctx = &vm->hold,
 		.log = log_line,
+		.event = vm->trace ? trace_event : NULL,
+		.event_ctx = vm->trace,
 	};
 	bool lazy = strict_of(vm->cfg->cmdline) == STRICT_LAZY;
 	char error[512];
@@ -914,8 +924,8 @@ static int vm_create(const struct vm_config *cfg, struct vm **out)
 		vm->taps[i].fd = -1;
 
 	if ((ret = load_kernel(vm)) || (ret = open_initrd(vm)) || (ret = open_disks(vm)) ||
-	    (ret = open_taps(vm)) || (ret = open_sim(vm)) || (ret = create_loop_and_bus(vm)) ||
-	    (ret = interrupted()))
+	    (ret = open_taps(vm)) || (ret = open_sim(vm)) || (ret = open_trace(vm)) ||
+	    (ret = create_loop_and_bus(vm)) || (ret = interrupted()))
 		goto err_vm;
 	/* The GIC comes in two halves, around the vCPUs. */
 	if ((ret = open_kvm(vm)) || (ret = create_kvm_vm(vm)) ||
@@ -976,6 +986,7 @@ static void vm_destroy(struct vm *vm)
 	pci_fronts_destroy(vm->fronts);
 	vfio_set_destroy(vm->vfio);
 	sim_set_destroy(vm->sim);
+	trace_destroy(vm->trace);
 	if (vm->pci)
 		pci_host_destroy(vm->pci);
 	rtc_destroy(vm->rtc);
@@ -1075,6 +1086,7 @@ static int vm_play(struct vm *vm)
 	int status;
 
 	vm->start = now();
+	trace_name_thread("loop", 0);
 
 	status = term_create(&term_cfg, &vm->term);
 	if (status) {
