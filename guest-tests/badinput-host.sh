@@ -209,6 +209,9 @@ refused net_without_tun 1 '/dev/net/tun.*modprobe tun' $run --net tap=tap0
 mv /dev/tun.away /dev/net/tun
 
 refused stats_cannot_be_written 1 '/nowhere/s' $run --stats /nowhere/s
+refused trace_cannot_be_written 1 '--trace /nowhere/t' $run --trace /nowhere/t
+refused trace_into_a_full_disk 1 '--trace /dev/full: No space' $run --trace /dev/full
+refused trace_too_small 2 'max=1K: give a size of at least 1M' $run --trace t,max=1K
 refused live_stats_without_a_directory 1 'XDG_RUNTIME_DIR' \
 	env XDG_RUNTIME_DIR=/nowhere $run --live-stats
 refused stat_of_no_process 1 'no process 4000000' granule stat 4000000

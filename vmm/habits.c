@@ -59,12 +59,25 @@ static bool writes_valid_flags_last(uint16_t vendor, uint32_t class)
 	       (vendor == VENDOR_INTEL && class >> 8 == SUBCLASS_ETHERNET);
 }
 
+/* Why it has the sync mode that it gets. */
+static const char *why(uint32_t class, bool e1000e, bool lazy)
+{
+	if (lazy && (e1000e || unmaps_before_it_looks(class)))
+		return "the guest may put unmaps off";
+	if (e1000e)
+		return "its driver unmaps before it looks, until it lets long packets in";
+	return unmaps_before_it_looks(class)
+		       ? "drivers of its class unmap before they look"
+		       : "its driver may look at buffers before it unmaps them";
+}
+
 struct habits habits_of(uint16_t vendor, uint16_t device, uint32_t class, bool lazy)
 {
 	bool e1000e = is_e1000e(vendor, device);
 
 	return (struct habits){
 		.sync = (unmaps_before_it_looks(class) || e1000e) && !lazy ? SYNC_RINGS : SYNC_FULL,
+		.why = why(class, e1000e, lazy),
 		.may_turn_full = e1000e,
 		.poll_us = poll_us(vendor, class),
 		.hold = !writes_valid_flags_last(vendor, class),

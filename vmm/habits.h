@@ -11,6 +11,7 @@
 
 struct habits {
 	enum sync_mode sync;
+	const char *why; /* sync */
 	/* The driver has a way of working in which it needs SYNC_FULL; vmm/e1000e_guard knows when
 	 * it takes it. */
 	bool may_turn_full;

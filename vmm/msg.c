@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -18,6 +19,9 @@
 /* How long a reader of stderr that takes nothing may hold a message up before the rest is dropped,
  * ms. */
 #define MSG_PATIENCE 1000
+
+static bool verbose;	       /* set before there are threads */
+static atomic_uint nr_notable; /* lines of msg_notable(); stays a little above the most */
 
 static pthread_mutex_t msg_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool msg_raw;	 /* under msg_lock */
@@ -91,6 +95,46 @@ void msg_info(const char *fmt, ...)
 {
 	va_list ap;
 
+	va_start(ap, fmt);
+	msg_line("", fmt, ap);
+	va_end(ap);
+}
+
+void msg_verbose(bool on)
+{
+	verbose = on;
+}
+
+bool msg_is_verbose(void)
+{
+	return verbose;
+}
+
+void msg_tell(const char *fmt, ...)
+{
+	va_list ap;
+
+	if (!verbose)
+		return;
+	va_start(ap, fmt);
+	msg_line("", fmt, ap);
+	va_end(ap);
+}
+
+void msg_notable(const char *fmt, ...)
+{
+	va_list ap;
+	unsigned nr;
+
+	if (!verbose)
+		return;
+	nr = atomic_fetch_add(&nr_notable, 1);
+	if (nr >= MSG_NOTABLE_MAX) {
+		atomic_store(&nr_notable, MSG_NOTABLE_MAX + 1);
+		if (nr == MSG_NOTABLE_MAX)
+			msg_info("further moments are not shown");
+		return;
+	}
 	va_start(ap, fmt);
 	msg_line("", fmt, ap);
 	va_end(ap);

@@ -12,6 +12,18 @@ void msg_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void msg_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void msg_info(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
+/* msg_verbose - from now on msg_tell() and msg_notable() say something; before any thread does */
+void msg_verbose(bool on);
+bool msg_is_verbose(void);
+
+/* msg_tell - a line of --verbose about how the guest is set up */
+void msg_tell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* msg_notable - a line of --verbose about a moment that the guest chooses: so many and no more */
+void msg_notable(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+#define MSG_NOTABLE_MAX 500
+
 /* msg_raw_terminal - lines must end in \r\n from now on (or no longer) */
 void msg_raw_terminal(bool raw);
 

@@ -412,6 +412,9 @@ static void change_mode(struct pci_front *front, enum irq_mode mode)
 	ret = front->dev->ops->set_irqs(front->dev, vfio_index[mode], nr, fds);
 	if (!ret) {
 		front->mode = mode;
+		if (mode != IRQ_INTX)
+			msg_notable("%s: the guest has enabled %s, %u vector%s", front->dev->name,
+				    mode_names[mode], nr, nr == 1 ? "" : "s");
 	} else if (!front->warned) {
 		front->warned = true;
 		msg_warn("%s: the host would not enable %s (%u vectors): %s; the guest gets no "
@@ -1243,6 +1246,7 @@ static void function_reset(struct pci_front *front)
 	write_command(front);
 	set_wanted_mode(front);
 	trace_end(front->machine->trace, begin, TRACE_RESET, front->pci.devfn, 0, 0, 0);
+	msg_notable("%s: the guest has reset it", front->dev->name);
 }
 
 static bool touches(unsigned off, unsigned len, unsigned reg, unsigned reg_len)
@@ -1428,6 +1432,32 @@ static void free_vector(struct pci_front *front, struct vector *v)
 	v->route = -1;
 }
 
+/* What --verbose says of a function. */
+static void tell(const struct pci_front *front)
+{
+	const struct pci_dev *dev = front->dev;
+
+	msg_tell("%s: the guest has it at 00:%02x.%x; vectors: %u of MSI-X, %u of MSI%s", dev->name,
+		 front->cfg.devfn >> 3, front->cfg.devfn & 7, front->msix_pos ? front->msix.nr : 0,
+		 front->msi.pos ? front->msi.nr : 0,
+		 front->shadow[PCI_INTERRUPT_PIN] ? ", INTx" : "");
+	for (unsigned i = 0; i < PCI_DEV_BARS; i++) {
+		const struct bar *bar = &front->bars[i];
+		bool msix = front->msix_pos && (front->msix_bar == i || front->pba_bar == i);
+
+		if (!bar->size)
+			continue;
+		msg_tell("%s: BAR %u of %#" PRIx64 " bytes: %s%s", dev->name, i, bar->size,
+			 bar->is_io ? "trapped, for it is of I/O ports"
+			 : !dev->bars[i].nr_areas
+				 ? "trapped, for the host lets none of it be mapped"
+			 : bar->quiet  ? "mapped, for it has no doorbell"
+			 : front->sync ? "trapped while its domain needs sync points"
+				       : "mapped, for nothing is synced",
+			 msix && !bar->is_io ? "; the pages of the MSI-X table are trapped" : "");
+	}
+}
+
 int pci_front_create(const struct pci_front_cfg *cfg, struct pci_front **out, char *error,
 		     size_t error_len)
 {
@@ -1470,6 +1500,7 @@ int pci_front_create(const struct pci_front_cfg *cfg, struct pci_front **out, ch
 	if (front->sync)
 		endpoint_set_trap(front->ep, on_trap, front);
 	set_wanted_mode(front);
+	tell(front);
 	*out = front;
 	return 0;
 

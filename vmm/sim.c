@@ -124,6 +124,10 @@ static int add_endpoint(struct member *m, struct mediator *mediator, bool lazy)
 	};
 	int ret;
 
+	msg_tell("%s: a simulated device, sync %s, hold %s, poll %u us", m->name,
+		 m->cfg.sync_set ? "as asked for" : "by its class",
+		 m->cfg.hold ? "as asked for" : "not, for it writes valid flags last",
+		 m->cfg.poll_us);
 	for (unsigned i = 0; i < m->cfg.darts; i++) {
 		const struct sim_dart_cfg dart = {
 			.kind = m->cfg.dart,

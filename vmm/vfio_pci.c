@@ -269,6 +269,13 @@ int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m, bool lazy)
 		int ret = mediator_add_endpoint(m, &cfg, &member->ep);
 
 		member->poll_us = member->cfg.poll_set ? member->cfg.poll_us : habits.poll_us;
+		msg_tell("%s: %04x:%04x class %06x, sync %s, hold %s, poll %u us%s", member->bdf,
+			 member->vendor, member->device, member->class,
+			 member->cfg.sync_set ? "as asked for" : habits.why,
+			 member->cfg.hold_set ? "as asked for"
+			 : habits.hold	      ? "for it may write anywhere last"
+					      : "not, for it writes valid flags last",
+			 member->poll_us, member->cfg.poll_set ? ", as asked for" : "");
 		if (ret == -EINVAL) {
 			msg_error("%s: its IOMMU reaches no address that those of the other "
 				  "devices reach "

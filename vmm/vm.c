@@ -49,6 +49,7 @@
 #include "vmm/statsock.h"
 #include "vmm/strict.h"
 #include "vmm/tap.h"
+#include "vmm/tell.h"
 #include "vmm/term.h"
 #include "vmm/trace.h"
 #include "vmm/uart.h"
@@ -96,6 +97,7 @@ struct kick {
 struct slot {
 	struct vm *vm;
 	unsigned index;
+	const char *name;	  /* the device's */
 	struct virtio_mmio *mmio; /* owns the device */
 	struct bus_region *region;
 	struct kick kicks[VIRTIO_MAX_QUEUES];
@@ -621,6 +623,16 @@ static void log_line(void *ctx, const char *line)
 	msg_warn("%s", line);
 }
 
+static void on_event(void *ctx, const struct mediator_event *event)
+{
+	struct vm *vm = ctx;
+
+	if (vm->trace)
+		trace_event(vm->trace, event);
+	if (vm->cfg->verbose)
+		tell_event(event);
+}
+
 /* What the guest may map: its own page, or the smallest if its kernel does not say. */
 static uint64_t guest_granule(const struct vm *vm)
 {
@@ -646,8 +658,8 @@ static int create_mediator(struct vm *vm)
 		.release = release_vcpus,
 		.hold_ctx = &vm->hold,
 		.log = log_line,
-		.event = vm->trace ? trace_event : NULL,
-		.event_ctx = vm->trace,
+		.event = vm->trace || vm->cfg->verbose ? on_event : NULL,
+		.event_ctx = vm,
 	};
 	bool lazy = strict_of(vm->cfg->cmdline) == STRICT_LAZY;
 	char error[512];
@@ -747,6 +759,7 @@ static int add_slot(struct vm *vm, struct virtio_dev *dev, bool on_loop)
 
 	slot->vm = vm;
 	slot->index = vm->nr_slots;
+	slot->name = dev->name;
 	dev->gmem = memory_gmem(vm->memory);
 	ret = virtio_mmio_create(dev, set_slot_irq, slot, &slot->mmio);
 	if (ret) {
@@ -896,6 +909,28 @@ static int add_virtio(struct vm *vm)
 static void vm_destroy(struct vm *vm);
 static void answer(void *ctx, const struct ask *ask, union answer *out);
 
+/* The page of --verbose, of a machine that is complete; devices have told of themselves. */
+static void tell_machine(const struct vm *vm)
+{
+	const struct tell_guest guest = {
+		.cfg = vm->cfg,
+		.host_page = (uint64_t)sysconf(_SC_PAGESIZE),
+		.ipa_bits = ioctl(vm->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_ARM_VM_IPA_SIZE),
+		.kernel = &vm->kernel,
+		.plan = &vm->plan,
+		.gmem = memory_gmem(vm->memory),
+		.cmdline = vm->cmdline ? vm->cmdline : vm->cfg->cmdline,
+	};
+	struct view_vm view = {0};
+
+	tell_guest(&guest);
+	for (unsigned i = 0; i < vm->nr_slots; i++)
+		msg_tell("virtio-mmio %u: %s", i, vm->slots[i].name);
+	if (vm->mediator)
+		view_take_vm(vm->mediator, vm->granule, POOL_LIMIT(vm->cfg->memory), &view);
+	tell_iommu(&view, vm->kernel.page_size);
+}
+
 /* An interrupt is honoured between two steps. */
 static int interrupted(void)
 {
@@ -951,6 +986,8 @@ static int vm_create(const struct vm_config *cfg, struct vm **out)
 	if ((ret = load_files(vm)) || (ret = build_fdt(vm)) ||
 	    (ret = vcpu_set_entry(vm->vcpus[0], vm->plan.kernel_entry, vm->plan.fdt)))
 		goto err_vm;
+	if (cfg->verbose)
+		tell_machine(vm);
 	kernel_free(&vm->kernel);
 	if (cfg->live_stats && (ret = statsock_create(vm->loop, answer, vm, &vm->statsock)))
 		goto err_vm;
@@ -1180,6 +1217,7 @@ int vm_run(const struct vm_config *cfg)
 	/* From here on a signal is honoured where everything can be undone. */
 	term_block_signals();
 	raise_file_limit();
+	msg_verbose(cfg->verbose);
 	if (cfg->stats && stats_check_file(cfg->stats))
 		return EXIT_FAILED;
 	ret = vm_create(cfg, &vm);

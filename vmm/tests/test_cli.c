@@ -642,6 +642,19 @@ static void a_command_line_longer_than_linux_takes_is_refused(void **state)
 
 /* ---- the other commands ---- */
 
+static void a_trace_has_a_file_and_a_bound(void **state)
+{
+	(void)state;
+	assert_null(runs("run -k K")->trace);
+	assert_false(runs("run -k K")->verbose);
+	assert_string_equal(runs("run -k K --trace t.json -v")->trace, "t.json");
+	assert_true(call.req.vm.verbose);
+	assert_int_equal(call.req.vm.trace_max, 1ull << 30);
+	assert_int_equal(runs("run -k K --trace t.json,max=3M")->trace_max, 3ull << 20);
+	assert_int_equal(runs("run -k K --verbose --trace t,max=64")->trace_max, 64ull << 20);
+	assert_string_equal(call.req.vm.trace, "t");
+}
+
 static void the_other_commands_are_understood(void **state)
 {
 	(void)state;
@@ -729,6 +742,17 @@ static void what_the_other_commands_do_not_take_is_refused(void **state)
 		{"stat 1 -i 1 -n 0", "stat: --count '0'"},
 		{"stat 1 -n 2", "stat: --count without --interval"},
 		{"run -k K --live-stats=1", "takes no value"},
+		{"run -k K --verbose=1", "takes no value"},
+		{"run -k K -v --verbose", "given a second time"},
+		{"run -k K --trace", "option '--trace' needs a value"},
+		{"run -k K --trace ''", "--trace: no file given"},
+		{"run -k K --trace ,max=1G", "--trace: no file given"},
+		{"run -k K --trace f,min=1", "--trace f: unknown key 'min=1'; known keys: max"},
+		{"run -k K --trace f,max=", "--trace f: max=: give a size of at least 1M"},
+		{"run -k K --trace f,max=1023K",
+		 "--trace f: max=1023K: give a size of at least 1M"},
+		{"run -k K --trace f,max=1X", "--trace f: max=1X: give a size"},
+		{"run -k K --trace a --trace b", "given a second time"},
 		{"run -k K --live-stats --live-stats", "given a second time"},
 		{"version 1", "unexpected argument '1'"},
 		{"help run more", "unexpected argument 'more'"},
@@ -831,6 +855,7 @@ int main(void)
 		TEST(a_bad_vfio_key_is_refused),
 		TEST(a_device_given_twice_is_refused),
 		TEST(a_command_line_longer_than_linux_takes_is_refused),
+		TEST(a_trace_has_a_file_and_a_bound),
 		TEST(the_other_commands_are_understood),
 		TEST(what_the_other_commands_do_not_take_is_refused),
 		TEST(help_goes_to_standard_output_when_asked_for),
