@@ -232,7 +232,7 @@ proofs: $(B)/.deps ## check the Promela models of the protocols
 mutants: $(B)/.deps ## break each guarantee in turn; a unit test must go red
 	$(Q)iommu/tests/mutants/run.sh $(MUTANTS)
 
-soak: $(ORACLES) ## random operations until interrupted, or DURATION=seconds
+soak-oracles: $(ORACLES) ## random operations until interrupted, or DURATION=seconds
 	$(Q)iommu/tests/soak.sh $(ORACLES)
 
 soak-coherence: $(B)/native/vmm/tests/test_coherence ## 100 million entries of a hostile ring device, checked
@@ -273,7 +273,7 @@ tidy: ## clang-tidy the native sources
 clean: ## remove what was built; fetched packages stay
 	$(Q)rm -rf $(addprefix $(B)/,$(FLAVOURS))
 
-.PHONY: all soak-coherence bench check check-asan check-tsan check-arm64 proofs mutants soak help format tidy clean
+.PHONY: all soak-coherence soak-oracles bench check check-asan check-tsan check-arm64 proofs mutants help format tidy clean
 
 -include guest-tests/tests.mk
 -include docs/dist/dist.mk

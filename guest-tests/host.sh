@@ -9,6 +9,7 @@
 #     '! LINE'             what granule says of it, on standard error
 #     '# LINE'             what the host's kernel logs meanwhile
 #     '= STATUS SECONDS'   how granule ended
+#     '* LINE'             what a claim about the host has to tell
 #     'history: DISK ...'  at the end, of each disk whose guests told: what is on it now
 #
 # A guest that prints `host: kill` has granule killed by SIGKILL.
@@ -62,19 +63,20 @@ scenario() {
 	[ ! "$in_lab" ] || kernel_log | prefixed '#'
 }
 
-# after NAME COMMAND [ARG]...: a claim about the host, in the report of the scenario before it; what COMMAND writes to
-# descriptor 3 comes before it
+# after NAME COMMAND [ARG]...: a claim about the host, in the report of the scenario before it; skipped if COMMAND
+# ends with 77; what COMMAND writes to descriptor 3 comes before it
 after() {
 	name=$1
 	shift
-	if said=$("$@" 3>&1 >"$work/why" 2>&1); then
-		[ ! "$said" ] || echo "$said"
-		echo "| ok $name"
-	else
-		[ ! "$said" ] || echo "$said"
-		said=$(tail -n 1 "$work/why")
-		echo "| FAIL $name: ${said:-failed, and said nothing}"
-	fi
+	said=$("$@" 3>&1 >"$work/why" 2>&1)
+	ended=$?
+	[ ! "$said" ] || echo "$said"
+	said=$(tail -n 1 "$work/why")
+	case $ended in
+	0) echo "| ok $name" ;;
+	77) echo "| skip $name: $said" ;;
+	*) echo "| FAIL $name: ${said:-failed, and said nothing}" ;;
+	esac
 }
 
 # ---- what `after` often asks ----
@@ -139,6 +141,42 @@ stat_grew() {
 		echo "$3 from '$from' to '$to': not by $4 to $5"
 		return 1
 	fi
+}
+
+# watch_memory RAM_MIB FILE: of granule from its beginning to its end, some 200 times or each second, a line
+# `SECONDS KIB FDS THREADS`: resident memory beside the guest's RAM. Its first line tells what they are.
+watch_memory() {
+	rm -f "$work/pid"
+	echo '# seconds KiB fds threads' >"$2"
+	until [ -s "$work/pid" ] && pid=$(cat "$work/pid") && [ "$(readlink "/proc/$pid/exe")" = "$(command -v granule)" ]; do
+		usleep 100000
+	done
+	started=$(date +%s)
+	while kib=$(./bench memory "$pid" "$1" | cut -d ' ' -f 2) && [ "$kib" ]; do
+		# shellcheck disable=SC2012 # numbers
+		echo "$(($(date +%s) - started)) $kib $(ls "/proc/$pid/fd" | wc -l) $(ls "/proc/$pid/task" | wc -l)"
+		sleep $((${duration:?} / 200 + 1))
+	done >>"$2" 2>/dev/null
+}
+
+# flat FILE: where least was in use in the last quarter of the time there was no more memory than where least was in
+# the second, but for 256 KiB, nor were there at most more descriptors and threads
+flat() {
+	[ "$duration" -ge 1200 ] || { echo "in $duration s there is too little to compare"; return 77; }
+	awk '$1 != "#" { at[++n] = $1; kib[n] = $2; fds[n] = $3; threads[n] = $4 }
+		function most(of, from, to,   i, m) { for (i = 1; i <= n; i++) if (at[i] >= from && at[i] < to && of[i] > m) m = of[i]; return m }
+		function least(of, from, to,   i, m) { for (i = 1; i <= n; i++) if (at[i] >= from && at[i] < to && (!m || of[i] < m)) m = of[i]; return m }
+		END {
+			if (n < 40) { print n " samples"; exit 1 }
+			for (i = 1; i <= n; i += int(n / 20)) print "* after " at[i] " s: " kib[i] " KiB, " fds[i] " descriptors, " threads[i] " threads"
+			end = at[n] + 1
+			print "* at least KiB, at most descriptors, threads: " \
+				least(kib, end / 4, end / 2) " " most(fds, end / 4, end / 2) " " most(threads, end / 4, end / 2) ", at last " \
+				least(kib, end / 4 * 3, end) " " most(fds, end / 4 * 3, end) " " most(threads, end / 4 * 3, end)
+			exit least(kib, end / 4 * 3, end) > least(kib, end / 4, end / 2) + 256 ||
+				most(fds, end / 4 * 3, end) > most(fds, end / 4, end / 2) ||
+				most(threads, end / 4 * 3, end) > most(threads, end / 4, end / 2)
+		}' "$1" >&3 || { echo 'there is more at the end, or too few samples'; return 1; }
 }
 
 # no_vfio_calls MARK MARK: between them

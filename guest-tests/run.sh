@@ -1,10 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# run.sh [-l] [-k] [-m] [-a SECONDS] [NAME]... - run the scenarios of scenarios.cfg (all, or those whose name or host's
-# name is given) and judge their reports. -l only lists them, -k keeps every log, -m has devices work for a
-# minute where they work for seconds else, and without a NAME runs the matrix of devices, all of it.
-# -a is how long a hostile guest attacks (20).
+# run.sh [-l] [-k] [-m|-s] [-a SECONDS] [NAME]... - run the scenarios of scenarios.cfg (all, or those whose name or
+# host's name is given) and judge their reports. -l only lists them, -k keeps every log, -m has devices work for a
+# minute where they work for seconds else, and without a NAME runs the matrix of devices, all of it. -s is the
+# soak: a guest that has all devices of the matrix works for DURATION seconds (3600), while one after the other of
+# the matrix' hosts, as many as there is time for, have guests come and go. -a is how long a hostile guest
+# attacks (20).
 #
 # On an arm64 machine with 16 KiB pages and /dev/kvm they run directly, elsewhere in the lab. Prints
 # a line per scenario and what failed in it, and `N passed, N failed, N skipped`, which counts claims.
@@ -70,7 +72,7 @@ read_config() {
 			[[ $line =~ ^([a-z]+)\ =\ (.*)$ ]] || die "scenarios.cfg: cannot read '$line'"
 			key=${BASH_REMATCH[1]} value=${BASH_REMATCH[2]}
 			case $key in
-			device | hostdevice | qemu | packages | files | setup | quick | disk | generation | host | payload | script | kernel | modules | put | \
+			device | hostdevice | qemu | packages | files | setup | quick | soak | disk | generation | host | payload | script | kernel | modules | put | \
 				run | params | before | status | time | faults | says | claims | after) ;;
 			*) die "scenarios.cfg: [${names[*]}] has an unknown key '$key'" ;;
 			esac
@@ -103,6 +105,7 @@ get() { printf '%s' "${cfg[$1.$2]-${3-}}"; }
 # is_quick NAME: is it part of a run without a NAME?
 is_quick() {
 	local ending
+	[[ ! ${cfg[$1.soak]+x} ]] || return 1
 	[[ ${cfg[$1.quick]+x} ]] || return 0
 	for ending in $(get "$1" quick); do
 		[[ $1 != *-"$ending" ]] || return 0
@@ -111,7 +114,9 @@ is_quick() {
 }
 
 # time_limit NAME: seconds
-time_limit() { echo $(($(get "$1" time 180) + (matrix ? 10 * load : 0) + 2 * attack)); }
+time_limit() {
+	echo $(($(get "$1" time 180) + (${cfg[$1.soak]+1} + 0 ? 2 * duration : matrix ? 10 * load : 0) + 2 * attack))
+}
 
 # ---- results -------------------------------------------------------------------------------------
 
@@ -176,6 +181,7 @@ judge() {
 	line=$(grep -m 1 -E '^[|!] .*(AddressSanitizer|LeakSanitizer|runtime error:|Segmentation fault|Assertion .* failed|core dumped)' "$file") &&
 		report_fail "$name" "${line:2}"
 	passed=$((passed + ok))
+	[[ ! ${cfg[$name.soak]+x} ]] || sed -n 's/^\* /      /p' "$file"
 	if [[ $failed -eq $before ]]; then
 		printf 'pass  %s (%s claims, %s s)\n' "$name" "$ok" "$seconds"
 		[[ $keep ]] || rm -f "$log"
@@ -232,7 +238,8 @@ plan() {
 	local host=$1 name line args params
 	shift
 	puts=("$here/host.sh" "$build/linux/"{blkcheck,netcheck})
-	echo "in_lab=$in_lab load=$load attack=$attack"
+	[[ ! $soak ]] || puts+=("$build/linux/bench")
+	echo "in_lab=$in_lab load=$load attack=$attack duration=$duration"
 	echo "work=\$PWD; . \"\$work/host.sh\""
 	get "host $host" setup
 	echo
@@ -365,7 +372,7 @@ run_host() {
 }
 
 read_config
-keep='' matrix=0 load=3 attack=20 list=''
+keep='' matrix=0 load=3 attack=20 list='' soak='' duration=${DURATION:-3600}
 while [[ ${1-} == -? ]]; do
 	case $1 in
 	-l) list=1 ;;
@@ -376,13 +383,15 @@ while [[ ${1-} == -? ]]; do
 		attack=$2
 		shift
 		;;
+	-s) matrix=1 soak=1 ;;
 	*) die "unknown option '$1'" ;;
 	esac
 	shift
 done
+[[ $duration =~ ^[1-9][0-9]{0,5}$ ]] || die "DURATION '$duration' is no number of seconds"
 if [[ $list ]]; then
 	for name in "${scenarios[@]}"; do
-		printf '%-28s on %s%s\n' "$name" "$(get "$name" host)" "$(is_quick "$name" || echo ', only in the matrix')"
+		printf '%-28s on %s%s\n' "$name" "$(get "$name" host)" "$(is_quick "$name" || echo ', not in a run of all')"
 	done
 	exit
 fi
@@ -417,6 +426,9 @@ wait_for_one() {
 }
 trap 'kill "${!running[@]}" 2>/dev/null; exit 130' INT TERM HUP
 
+# late HOST SCENARIO...: is there no time for them beside the soak? A minute for each.
+late() { [[ $soak && ! ${cfg[$2.soak]+x} ]] && [[ $((SECONDS + 60 * ($# - 1))) -gt $duration ]]; }
+
 # wanted SCENARIO NAME...: by one of the names, or, without any, because it is part of what is run
 wanted() {
 	local host
@@ -424,7 +436,7 @@ wanted() {
 	if [[ $# -gt 1 ]]; then
 		[[ " ${*:2} " == *" $1 "* || " ${*:2} " == *" $host "* ]]
 	elif [[ $matrix -eq 1 ]]; then
-		[[ ${cfg[$1.quick]+x} ]]
+		[[ ${cfg[$1.quick]+x} || ( $soak && ${cfg[$1.soak]+x} ) ]]
 	else
 		is_quick "$1"
 	fi
@@ -443,6 +455,10 @@ for host in "${hosts[@]}"; do
 	done
 	[[ ${#names[@]} -gt 0 ]] || continue
 	[[ ${#running[@]} -lt $jobs ]] || wait_for_one
+	if late "$host" "${names[@]}"; then
+		echo "note  $host: there is no time for it"
+		continue
+	fi
 	rm -f "$out/$host".{report,counts}
 	(
 		exec {lock}>&-

@@ -120,6 +120,9 @@ matrix: $(GUEST_DEPS) ## every device, a minute of load each, in the lab
 attack: $(GUEST_DEPS) ## a hostile guest for DURATION=600 seconds, also under ASan and UBSan
 	$(Q)guest-tests/run.sh -k -a $(or $(DURATION),600) $$(guest-tests/run.sh -l | sed -n 's/^\(attack[a-z-]*\) .*/\1/p')
 
+soak: $(GUEST_DEPS) $(B)/linux/bench ## an hour (DURATION=3600 seconds) of every device at once, and of the matrix beside it
+	$(Q)guest-tests/run.sh -s
+
 run: $(GUEST_DEPS) ## the main job: a 4 KiB guest with an NVMe disk on a 16 KiB host
 	$(Q)guest-tests/run-demo
 
@@ -133,4 +136,4 @@ clean: clean-guests
 clean-guests:
 	$(Q)rm -rf $(addprefix $(B)/,bare bare-qemu linux apple-dart scenarios demo)
 
-.PHONY: attack bench-lab guest-check matrix run shell test clean-guests
+.PHONY: attack bench-lab guest-check matrix soak run shell test clean-guests

@@ -266,6 +266,12 @@ static void tell_memory(const char *event, pid_t pid, uint64_t ram)
 	fflush(stdout);
 }
 
+static int bench_memory(char **argv)
+{
+	tell_memory("memory", (pid_t)strtol(argv[0], NULL, 10), strtoull(argv[1], NULL, 10) << 20);
+	return 0;
+}
+
 static int bench_watch(char **argv)
 {
 	static const char prefix[] = "bench: ";
@@ -316,12 +322,13 @@ int main(int argc, char **argv)
 		{"serve", 1, bench_serve},
 		{"tcp", 4, bench_tcp},
 		{"watch", 2, bench_watch},
+		{"memory", 2, bench_memory},
 	};
 
 	for (size_t i = 0; argc > 1 && i < sizeof(verbs) / sizeof(verbs[0]); i++) {
 		if (!strcmp(argv[1], verbs[i].verb) && argc - 2 >= verbs[i].args)
 			return verbs[i].run(argv + 2);
 	}
-	fprintf(stderr, "usage: bench io|serve|tcp|watch ARG...\n");
+	fprintf(stderr, "usage: bench io|serve|tcp|watch|memory ARG...\n");
 	return 1;
 }

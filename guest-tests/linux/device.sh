@@ -7,6 +7,8 @@
 #     t.NAME=HISTORY      of a disk: steps of blkcheck with "_" for blanks; `maybe_` before them says that the
 #                         last one was cut short. `history: NAME HISTORY` is said whenever it changes
 #     t.seconds=N         of work
+#     t.for=N             seconds to go on for after that, in rounds: work, every disk read back and made anew, and
+#                         in every second one all drivers taken away, for t.quiet=N seconds, and given back
 #     t.irq=msi|wire|any  how interrupts should arrive
 #     t.end=off|reboot|panic|kill   how the machine ends; with all but the first while the devices work
 # shellcheck source=lib.sh
@@ -14,6 +16,7 @@
 
 # NAME, PCI id, driver, what work it does, and what is behind a USB controller: on which of its ports.
 table='nvme 1b36:0010 nvme disk
+simnvme 1234:6e76 nvme disk
 ahci 8086:2922 ahci disk
 usbdisk 1b36:000d xhci_hcd disk 1
 uasdisk 1b36:000d xhci_hcd disk 2
@@ -30,6 +33,9 @@ id_of() { column "$1" 1; }
 driver_of() { column "$1" 2; }
 work_of() { column "$1" 3; }
 port_of() { column "$1" 4; }
+
+# peer_of NAME: the host's address on the network of an interface; ours has a 0 more. Two have one each.
+peer_of() { [ "$1" = vnet ] && [ "$(param two_networks 0)" = 1 ] && echo 198.51.100.1 || echo 192.0.2.1; }
 
 devices=$(param devices '' | tr , ' ')
 seconds=$(param seconds 3)
@@ -77,10 +83,11 @@ appears() {
 		until [ "$(blockdev --getsz "/dev/$interface")" -gt 0 ]; do usleep 100000; done
 		return
 	fi
-	ip addr replace 192.0.2.10 peer 192.0.2.1 dev "$interface" && ip link set "$interface" up || return 1
+	peer=$(peer_of "$1")
+	ip addr replace "${peer}0" peer "$peer" dev "$interface" && ip link set "$interface" up || return 1
 	tries=0
 	until [ "$(cat "/sys/class/net/$interface/carrier" 2>&1)" = 1 ] &&
-		ping -c 1 -W 1 192.0.2.1 >/dev/null 2>&1; do
+		ping -c 1 -W 1 "$peer" >/dev/null 2>&1; do
 		tries=$((tries + 1))
 		[ $tries -le 60 ] || { echo "$interface: no carrier, or no answer to a ping in 60 s"; return 1; }
 		usleep 100000
@@ -124,14 +131,16 @@ now_holds() {
 	echo "history: $1 $2"
 }
 
+# made_anew NODE
+made_anew() { blkcheck fill "$1" $(($(blockdev --getsz "$1") / 2048)) && blkcheck read -g 0 -d -s 131072 "$1"; }
+
 # A disk whose last step was cut short holds what that left, or what was there before; and is then made anew.
 as_it_was_left() {
 	node=/dev/$(below "$1")
 	case $(steps "$1") in
 	maybe*)
 		# shellcheck disable=SC2046 # steps are words
-		blkcheck read -e $(steps "$1" | cut -d ' ' -f 2-) -d -s 131072 "$node" &&
-			blkcheck fill "$node" $(($(blockdev --getsz "$node") / 2048)) && blkcheck read -g 0 -d -s 131072 "$node"
+		blkcheck read -e $(steps "$1" | cut -d ' ' -f 2-) -d -s 131072 "$node" && made_anew "$node"
 		;;
 	*)
 		# shellcheck disable=SC2046
@@ -175,7 +184,7 @@ snmp() {
 
 # A checksum that is wrong is a byte that was: TCP would only send it again.
 net_work() {
-	/test/netcheck run 192.0.2.1 -s "$seconds" || return 1
+	/test/netcheck run "$(peer_of "$1")" -s "$seconds" || return 1
 	wrong=$(snmp InCsumErrors)
 	[ "$wrong" = 0 ] || { echo "$wrong segments had wrong checksums"; return 1; }
 	for count in rx_crc_errors rx_frame_errors tx_errors; do
@@ -211,18 +220,22 @@ said_of() {
 	return "$(cat "/tmp/$1.status")"
 }
 
-rebind() {
+# unbind NAME, bind NAME: its function's driver
+unbind() {
 	bdf=$(function_of "$1")
-	driver=/sys/bus/pci/drivers/$(driver_of "$1")
-	echo "$bdf" >"$driver/unbind" || { echo 'it does not unbind'; return 1; }
+	echo "$bdf" >"/sys/bus/pci/drivers/$(driver_of "$1")/unbind" || { echo "$1 does not unbind"; return 1; }
 	tries=0
 	while below "$1" >/dev/null; do
 		tries=$((tries + 1))
-		[ $tries -le 100 ] || { echo 'what the driver made is still there'; return 1; }
+		[ $tries -le 100 ] || { echo "what the driver of $1 made is still there"; return 1; }
 		usleep 100000
 	done
-	echo "$bdf" >"$driver/bind" || { echo 'it does not bind'; return 1; }
 }
+bind() {
+	bdf=$(function_of "$1")
+	echo "$bdf" >"/sys/bus/pci/drivers/$(driver_of "$1")/bind" || { echo "$1 does not bind"; return 1; }
+}
+rebind() { unbind "$1" && bind "$1"; }
 
 claim guest_page_size has_page_size
 claim guest_cpus has_cpus
@@ -243,14 +256,52 @@ for name in $devices; do
 	claim "${name}_works_to_the_byte" said_of "$name"
 	claim "${name}_interrupts_as_it_should" interrupts "$name"
 done
-seconds=1
+
 # A function once, however many devices there are behind it.
-seen=
+seen='' heads=''
 for name in $devices; do
 	case " $seen " in
 	*" $(function_of "$name") "*) continue ;;
 	esac
-	seen="$seen $(function_of "$name")"
+	seen="$seen $(function_of "$name")" heads="$heads $name"
+done
+
+# one_round: of what goes on; says what was wrong
+one_round() {
+	work_of_all
+	for name in $devices; do
+		said_of "$name" || return 1
+		[ "$(work_of "$name")" = disk ] || continue
+		as_it_was_left "$name" && made_anew "/dev/$(below "$name")" || return 1
+		now_holds "$name" -g_0
+	done
+	[ $((rounds % 2)) = 1 ] || return 0
+	for name in $heads; do
+		unbind "$name" || return 1
+	done
+	sleep "$(param quiet 1)"
+	for name in $heads; do
+		bind "$name" || return 1
+	done
+	for name in $devices; do
+		appears "$name" || return 1
+	done
+}
+if [ "$(param for 0)" != 0 ]; then
+	end=$(($(centiseconds) + $(param for 0) * 100))
+	rounds=0
+	wrong=''
+	while [ "$(centiseconds)" -lt $end ]; do
+		one_round >/tmp/round 2>&1 || wrong=" $(tail -n 1 /tmp/round)"
+		grep -v '^note' /tmp/round
+		rounds=$((rounds + 1))
+		echo "note: at $(uptime_s) s: round $rounds is over"
+		[ ! "$wrong" ] || break
+	done
+	claim works_in_every_round same "what was wrong in round $rounds" "$wrong" ''
+fi
+seconds=1
+for name in $heads; do
 	claim "${name}_unbinds_and_binds_again" rebind "$name"
 done
 for name in $devices; do
