@@ -137,6 +137,17 @@ static uint64_t memlock_limit(void)
 	return lim.rlim_cur == RLIM_INFINITY ? UINT64_MAX : lim.rlim_cur;
 }
 
+void vfio_memlock_raise(void)
+{
+	struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+
+	/* Beyond the hard limit only with CAP_SYS_RESOURCE. */
+	if (!setrlimit(RLIMIT_MEMLOCK, &limit) || getrlimit(RLIMIT_MEMLOCK, &limit))
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	(void)setrlimit(RLIMIT_MEMLOCK, &limit);
+}
+
 int vfio_memlock_check(uint64_t need, char *error, size_t error_len)
 {
 	uint64_t limit = memlock_limit();
@@ -538,7 +549,34 @@ static int set_iommu(struct vfio_container *c, char *error, size_t error_len)
 		    strerror(-ret));
 }
 
+/* The container's descriptor, opened if none is given. Return: >= 0; -errno with @error filled. */
+static int open_container(unsigned group, int given, char *error, size_t error_len)
+{
+	int fd = given ? given : vfio_sys.open("/dev/vfio/vfio"), ret;
+
+	if (fd == -ENOENT || fd == -ENODEV)
+		return fail(fd, error, error_len,
+			    "/dev/vfio/vfio does not exist; load VFIO: modprobe vfio-pci");
+	if (fd < 0)
+		return open_failed("/dev/vfio/vfio", fd, group, error, error_len);
+	ret = vfio_ioctl(fd, VFIO_GET_API_VERSION, NULL);
+	if (ret == VFIO_API_VERSION)
+		return fd;
+	vfio_sys.close(fd);
+	if (given && ret < 0)
+		return fail(-EPROTO, error, error_len,
+			    "container=%d: this descriptor is not /dev/vfio/vfio", given);
+	return fail(-EPROTO, error, error_len, "/dev/vfio/vfio speaks API version %d, wanted %d",
+		    ret, VFIO_API_VERSION);
+}
+
 int vfio_container_open(unsigned group, struct vfio_container **out, char *error, size_t error_len)
+{
+	return vfio_container_take(group, 0, 0, out, error, error_len);
+}
+
+int vfio_container_take(unsigned group, int group_fd, int container_fd, struct vfio_container **out,
+			char *error, size_t error_len)
 {
 	struct vfio_group_status status = {.argsz = sizeof(status)};
 	struct vfio_container *c;
@@ -556,30 +594,24 @@ int vfio_container_open(unsigned group, struct vfio_container **out, char *error
 	c->instance.nr_streams = 1;
 	c->instance.exclusive = true;
 
-	c->fd = vfio_sys.open("/dev/vfio/vfio");
-	if (c->fd < 0) {
-		ret = c->fd;
-		if (ret == -ENOENT || ret == -ENODEV)
-			fail(ret, error, error_len,
-			     "/dev/vfio/vfio does not exist; load VFIO: modprobe vfio-pci");
-		else
-			open_failed("/dev/vfio/vfio", ret, group, error, error_len);
+	c->fd = ret = open_container(group, container_fd, error, error_len);
+	if (ret < 0)
 		goto err_free;
-	}
-	ret = vfio_ioctl(c->fd, VFIO_GET_API_VERSION, NULL);
-	if (ret != VFIO_API_VERSION) {
-		ret = fail(-EPROTO, error, error_len,
-			   "/dev/vfio/vfio speaks API version %d, wanted %d", ret,
-			   VFIO_API_VERSION);
-		goto err_container;
-	}
-	snprintf(path, sizeof(path), "/dev/vfio/%u", group);
-	c->group_fd = vfio_sys.open(path);
+	if (group_fd)
+		snprintf(path, sizeof(path), "fd=%d", group_fd);
+	else
+		snprintf(path, sizeof(path), "/dev/vfio/%u", group);
+	c->group_fd = group_fd ? group_fd : vfio_sys.open(path);
 	if (c->group_fd < 0) {
 		ret = open_failed(path, c->group_fd, group, error, error_len);
 		goto err_container;
 	}
+	group_fd = 0;
 	ret = vfio_ioctl(c->group_fd, VFIO_GROUP_GET_STATUS, &status);
+	if (ret == -ENOTTY) {
+		fail(ret, error, error_len, "%s: this descriptor is not /dev/vfio/%u", path, group);
+		goto err_group;
+	}
 	if (ret < 0) {
 		fail(ret, error, error_len, "%s: VFIO_GROUP_GET_STATUS failed: %s", path,
 		     strerror(-ret));
@@ -610,6 +642,8 @@ err_group:
 err_container:
 	vfio_sys.close(c->fd);
 err_free:
+	if (group_fd)
+		vfio_sys.close(group_fd);
 	free(c);
 	return ret;
 }
@@ -658,6 +692,12 @@ int vfio_container_device(struct vfio_container *c, const char *bdf, char *error
 	if (ret == -EBUSY)
 		return fail(ret, error, error_len, "%s is in use by another process; end it first",
 			    bdf);
+	if (ret == -ENODEV)
+		return fail(
+			ret, error, error_len,
+			"%s is not in the IOMMU group that was opened as its group %u: give its "
+			"own",
+			bdf, c->group);
 	return fail(ret, error, error_len,
 		    "%s: VFIO would not open it: %s; the host's dmesg says why", bdf,
 		    strerror(-ret));

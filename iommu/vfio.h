@@ -32,6 +32,14 @@ int vfio_ioctl(int fd, unsigned long req, void *arg);
  * Return: 0; -errno with @error filled.
  */
 int vfio_container_open(unsigned group, struct vfio_container **out, char *error, size_t error_len);
+
+/**
+ * vfio_container_take - the same of descriptors that are open: of /dev/vfio/@group and
+ * /dev/vfio/vfio
+ * @group_fd, @container_fd: the container's from here on, also on failure; 0: to be opened
+ */
+int vfio_container_take(unsigned group, int group_fd, int container_fd, struct vfio_container **out,
+			char *error, size_t error_len);
 /* vfio_container_close - after its devices are closed; NULL is fine */
 /**
  * vfio_container_release - let go of the group, for its last device has gone; that device is closed
@@ -59,6 +67,11 @@ void vfio_container_set_log(struct vfio_container *c, void (*log)(void *ctx, con
 /* vfio_container_group_fd - for VFIO_DEVICE_PCI_HOT_RESET, which wants proof that a group is
  * ours */
 int vfio_container_group_fd(const struct vfio_container *c);
+
+/* vfio_memlock_raise - as high as this process may. Devices' memory is counted each time it is
+ * mapped, so there is no number that is enough for sure; what is pinned is bounded by what there
+ * is. */
+void vfio_memlock_raise(void);
 
 /**
  * vfio_memlock_check - may this process pin @need bytes for devices?

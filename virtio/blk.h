@@ -3,8 +3,14 @@
 #ifndef VIRTIO_BLK_H
 #define VIRTIO_BLK_H
 
+#include "iommu/base.h"
 #include "virtio/device.h"
 #include "virtio/uring.h"
+
+/* What it asks of its ring, a bit per IORING_OP_*. */
+#define BLK_RING_OPS                                                                               \
+	(BIT(IORING_OP_NOP) | BIT(IORING_OP_READV) | BIT(IORING_OP_WRITEV) |                       \
+	 BIT(IORING_OP_FSYNC) | BIT(IORING_OP_FALLOCATE))
 
 /**
  * blk_create

@@ -15,6 +15,7 @@
 
 #include "iommu/base.h"
 #include "vmm/layout.h"
+#include "vmm/fdarg.h"
 
 #define MIB 0x100000ull
 
@@ -299,9 +300,9 @@ static int read_file(const struct report *r, uint64_t limit, struct blob *out)
 	int ret, fd;
 
 	/* Not blocking: opening a pipe must not wait for its writer. */
-	fd = open(r->path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+	fd = fdarg_open(r->path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	if (fd < 0)
-		return report(r, -errno, "%s; check the path", strerror(errno));
+		return report(r, fd, "%s; check the path", strerror(-fd));
 	if (fstat(fd, &st)) {
 		ret = report(r, -errno, "cannot read it: %s", strerror(errno));
 		goto out_close;

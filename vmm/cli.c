@@ -14,6 +14,7 @@
 
 #include "iommu/base.h"
 #include "vmm/bdf.h"
+#include "vmm/fdarg.h"
 #include "vmm/layout.h"
 #include "vmm/msg.h"
 #include "vmm/poller.h"
@@ -72,6 +73,8 @@ static const char help_run[] =
 	"                         group=NAME\n"
 	"                             devices with one NAME are in one IOMMU group\n"
 	"                             of the guest\n"
+	"                         fd=N, container=N\n"
+	"                             its group and a VFIO container, opened before\n"
 	"  --sim nvme,disk=FILE[,ro][,KEY=VALUE]...\n"
 	"  --sim edu[,hostile][,KEY=VALUE]...\n"
 	"                       simulated device behind simulated DARTs; up to 4 times.\n"
@@ -87,6 +90,9 @@ static const char help_run[] =
 	"  --net tap=NAME[,mac=MAC]\n"
 	"                       network through the host's tap interface NAME, which is\n"
 	"                       made if there is none; up to 4 times\n"
+	"  --net fd=N[,mac=MAC]\n"
+	"                       or through a tap that is descriptor N\n"
+	"  --kvm FILE           instead of /dev/kvm\n"
 	"  --iommu on|off       give the guest a virtio-iommu; default on\n"
 	"  --dump-dtb FILE      write the guest's device tree to FILE\n"
 	"  --stats FILE         write statistics to FILE when the guest has ended\n"
@@ -95,8 +101,10 @@ static const char help_run[] =
 	"                       record maps, unmaps, syncs, faults and the like in FILE,\n"
 	"                       which Perfetto opens; default at most 1G of it\n"
 	"  -v, --verbose        tell how the guest is set up, and notable moments\n"
+	"  --no-sandbox         keep all privileges and all system calls\n"
 	"  -h, --help           show this\n"
 	"\n"
+	"Each FILE that is read, and a disk, may also be fd=N: a descriptor that is open.\n"
 	"Ctrl-A x quits, Ctrl-A h lists what else Ctrl-A does. More in granule(1).\n";
 
 static const char help_check[] =
@@ -277,6 +285,42 @@ static int parse_cpus(const char *text, unsigned *out)
 	return 0;
 }
 
+/*
+ * Descriptor @text, if it is "fd=N", is @cfg's from here on. @option: for messages.
+ * Return: N; -ENOENT: it is a file's name; -EINVAL after a line on stderr.
+ */
+static int take_fd(const char *option, const char *text, struct vm_config *cfg)
+{
+	int fd = fdarg_parse(text);
+
+	if (fd == -ENOENT)
+		return fd;
+	if (fd < 0) {
+		msg_error("%s %s: give the number of an open descriptor from 3 on (a file of that "
+			  "name is ./%s)",
+			  option, text, text);
+		return fd;
+	}
+	switch (fdarg_take(fd, cfg->fds, cfg->nr_fds)) {
+	case 0:
+		break;
+	case -EEXIST:
+		msg_error("%s %s: this descriptor, or a duplicate of it, is given twice; open the "
+			  "file once for each",
+			  option, text);
+		return -EINVAL;
+	default:
+		msg_error("%s %s: this descriptor is not open; whoever starts granule must open it "
+			  "and leave it open",
+			  option, text);
+		return -EINVAL;
+	}
+	/* Never too many: what may have one may only be given so often. */
+	if (cfg->nr_fds < CONFIG_MAX_FDS)
+		cfg->fds[cfg->nr_fds++] = fd;
+	return fd;
+}
+
 /* Which of @nr words @text is, or -1. */
 static int find_word(const char *const *words, size_t nr, const char *text)
 {
@@ -321,6 +365,8 @@ static int parse_disk(char *text, struct vm_config *cfg)
 			  CONFIG_MAX_DISKS);
 		return -EINVAL;
 	}
+	if (take_fd("--disk", disk.path, cfg) == -EINVAL)
+		return -EINVAL;
 	cfg->disks[cfg->nr_disks++] = disk;
 	return 0;
 }
@@ -402,9 +448,26 @@ static int check_poll(const char *option, const char *device, unsigned poll_us, 
 	return -EINVAL;
 }
 
-static int parse_vfio_key(const char *device, char *key, struct vfio_config *vfio)
+/* fd=N or container=N of --vfio */
+static int parse_vfio_fd(const char *device, const char *key, const char *value,
+			 struct vm_config *cfg, int *out)
 {
-	static const char *const keys[] = {"sync", "exposure", "group", "poll", "hold"};
+	char option[64], text[32];
+	int fd;
+
+	snprintf(option, sizeof(option), "--vfio %.40s,%s:", device, key);
+	snprintf(text, sizeof(text), "fd=%s", value ? value : "");
+	fd = take_fd(option, text, cfg);
+	if (fd >= 0)
+		*out = fd;
+	return MIN(fd, 0);
+}
+
+static int parse_vfio_key(const char *device, char *key, struct vm_config *cfg,
+			  struct vfio_config *vfio)
+{
+	static const char *const keys[] = {"sync", "exposure", "group",	   "poll",
+					   "hold", "fd",       "container"};
 	static const char *const syncs[] = {
 		[SYNC_NONE] = "none", [SYNC_RINGS] = "rings", [SYNC_FULL] = "full"};
 	static const char *const exposures[] = {"strict", "relaxed"};
@@ -450,9 +513,13 @@ static int parse_vfio_key(const char *device, char *key, struct vfio_config *vfi
 	case 4:
 		vfio->hold_set = true;
 		return parse_hold("--vfio", device, value, &vfio->hold);
+	case 5:
+		return parse_vfio_fd(device, key, value, cfg, &vfio->group_fd);
+	case 6:
+		return parse_vfio_fd(device, key, value, cfg, &vfio->container_fd);
 	default:
 		msg_error("--vfio %s: unknown key '%s'; known keys: sync, exposure, group, poll, "
-			  "hold",
+			  "hold, fd, container",
 			  device, key);
 		return -EINVAL;
 	}
@@ -472,7 +539,7 @@ static int parse_vfio(char *text, struct vm_config *cfg)
 		return -EINVAL;
 	}
 	while ((key = strsep(&text, ","))) {
-		ret = parse_vfio_key(vfio.device, key, &vfio);
+		ret = parse_vfio_key(vfio.device, key, cfg, &vfio);
 		if (ret)
 			return ret;
 	}
@@ -676,6 +743,8 @@ static int parse_sim(char *text, struct vm_config *cfg)
 			  CONFIG_MAX_SIM);
 		return -EINVAL;
 	}
+	if (sim.disk.path && take_fd("--sim nvme,disk", sim.disk.path, cfg) == -EINVAL)
+		return -EINVAL;
 	cfg->sim[cfg->nr_sim++] = sim;
 	return 0;
 }
@@ -702,9 +771,9 @@ static bool is_tap_name(const char *text)
 	       strcmp(text, ".") != 0 && strcmp(text, "..") != 0;
 }
 
-static int parse_net_key(char *key, struct net_config *net)
+static int parse_net_key(char *key, struct vm_config *cfg, struct net_config *net)
 {
-	static const char *const keys[] = {"tap", "mac"};
+	static const char *const keys[] = {"tap", "mac", "fd"};
 	static const uint8_t zero[6];
 	char *value = strchr(key, '=');
 
@@ -734,8 +803,17 @@ static int parse_net_key(char *key, struct net_config *net)
 		}
 		net->mac_set = true;
 		return 0;
+	case 2:
+		if (!value) {
+			msg_error("--net: fd: give fd=N, the number of a descriptor of a tap");
+			return -EINVAL;
+		}
+		value[-1] = '=';
+		net->fd = take_fd("--net", key, cfg);
+		net->tap = key;
+		return MIN(net->fd, 0);
 	default:
-		msg_error("--net: unknown key '%s'; known keys: tap, mac", key);
+		msg_error("--net: unknown key '%s'; known keys: tap, fd, mac", key);
 		return -EINVAL;
 	}
 }
@@ -747,12 +825,12 @@ static int parse_net(char *text, struct vm_config *cfg)
 	int ret;
 
 	while ((key = strsep(&text, ","))) {
-		ret = parse_net_key(key, &net);
+		ret = parse_net_key(key, cfg, &net);
 		if (ret)
 			return ret;
 	}
 	if (!net.tap) {
-		msg_error("--net: no tap interface given; give tap=NAME");
+		msg_error("--net: no tap interface given; give tap=NAME or fd=N");
 		return -EINVAL;
 	}
 	for (unsigned i = 0; i < cfg->nr_nets; i++) {
@@ -812,6 +890,15 @@ static int parse_trace(char *text, struct vm_config *cfg)
 	return 0;
 }
 
+/* A file that is there, and may be a descriptor. */
+static int parse_input(const char *option, const char *text, struct vm_config *cfg,
+		       const char **out)
+{
+	int ret = parse_file(option, text, out);
+
+	return ret || take_fd(option, text, cfg) == -EINVAL ? -EINVAL : 0;
+}
+
 static int parse_cmdline(const char *text, const char **out)
 {
 	if (strlen(text) >= CMDLINE_MAX) {
@@ -835,6 +922,8 @@ enum {
 	OPT_STATS,
 	OPT_LIVE_STATS,
 	OPT_TRACE,
+	OPT_NO_SANDBOX,
+	OPT_KVM,
 	OPT_JSON,
 	OPT_DOMAIN,
 	OPT_SVG,
@@ -860,6 +949,8 @@ static const struct option run_options[] = {
 	{"live-stats", no_argument, NULL, OPT_LIVE_STATS},
 	{"trace", required_argument, NULL, OPT_TRACE},
 	{"verbose", no_argument, NULL, 'v'},
+	{"no-sandbox", no_argument, NULL, OPT_NO_SANDBOX},
+	{"kvm", required_argument, NULL, OPT_KVM},
 	{"help", no_argument, NULL, 'h'},
 	{0},
 };
@@ -976,9 +1067,11 @@ static int parse_run_option(int c, struct vm_config *cfg)
 {
 	switch (c) {
 	case 'k':
-		return parse_file("-k", optarg, &cfg->kernel);
+		return parse_input("-k", optarg, cfg, &cfg->kernel);
 	case 'i':
-		return parse_file("-i", optarg, &cfg->initrd);
+		return parse_input("-i", optarg, cfg, &cfg->initrd);
+	case OPT_KVM:
+		return parse_input("--kvm", optarg, cfg, &cfg->kvm);
 	case 'p':
 		return parse_cmdline(optarg, &cfg->cmdline);
 	case 'm':
@@ -1005,6 +1098,9 @@ static int parse_run_option(int c, struct vm_config *cfg)
 	case 'v':
 		cfg->verbose = true;
 		return 0;
+	case OPT_NO_SANDBOX:
+		cfg->sandbox = false;
+		return 0;
 	default: /* OPT_STATS */
 		return parse_file("--stats", optarg, &cfg->stats);
 	}
@@ -1014,9 +1110,11 @@ int cli_parse_run(int argc, char **argv, struct vm_config *out)
 {
 	struct vm_config cfg = {
 		.cmdline = "",
+		.kvm = "/dev/kvm",
 		.memory = MEMORY_DEFAULT,
 		.vcpus = default_vcpus(),
 		.iommu = true,
+		.sandbox = true,
 	};
 	bool seen[128] = {false};
 	int c, ret;

@@ -17,6 +17,7 @@ enum exit_status {
 	EXIT_USAGE = 2,	   /* bad arguments */
 	EXIT_RESET = 3,	   /* the guest asked for a reset (reboot) */
 	EXIT_CRASH = 4,	   /* the guest crashed: PSCI SYSTEM_CRASH or an exit KVM cannot explain */
+	EXIT_SANDBOX = 5,  /* a thread made a system call that it may not: vmm/sandbox.h */
 			   /* 128 + n: ended by signal n */
 };
 
@@ -28,6 +29,10 @@ enum exit_status {
 #define CONFIG_MAX_SIM	 4
 #define CONFIG_MAX_NETS	 4
 
+/* kernel, initrd, KVM; a descriptor for each disk and network, two for each device */
+#define CONFIG_MAX_FDS                                                                             \
+	(3 + CONFIG_MAX_DISKS + CONFIG_MAX_SIM + CONFIG_MAX_NETS + 2 * CONFIG_MAX_VFIO)
+
 #define CONFIG_TAP_NAME_MAX 15 /* letters; Linux's IFNAMSIZ counts the NUL */
 
 struct disk_config {
@@ -37,6 +42,8 @@ struct disk_config {
 
 struct vfio_config {
 	const char *device; /* as given: BDF or sysfs path */
+	int group_fd;	    /* of its group; 0: none is given */
+	int container_fd;   /* of /dev/vfio/vfio; 0: as above */
 	bool sync_set;	    /* sync= was given */
 	enum sync_mode sync;
 	bool poll_set;	  /* poll= was given */
@@ -48,7 +55,8 @@ struct vfio_config {
 };
 
 struct net_config {
-	const char *tap; /* 1 to CONFIG_TAP_NAME_MAX letters */
+	const char *tap; /* 1 to CONFIG_TAP_NAME_MAX letters, or fd=N */
+	int fd;		 /* that N; 0: a name */
 	bool mac_set;	 /* mac= was given */
 	uint8_t mac[6];
 };
@@ -79,6 +87,7 @@ struct sim_config {
 
 struct vm_config {
 	const char *kernel, *initrd, *cmdline; /* cmdline never NULL */
+	const char *kvm;		       /* /dev/kvm; never NULL */
 	uint64_t memory;		       /* bytes, multiple of 2 MiB, fits the layout */
 	unsigned vcpus;			       /* 1 .. LAYOUT_MAX_VCPUS */
 	unsigned nr_disks, nr_vfio, nr_sim, nr_nets;
@@ -92,6 +101,9 @@ struct vm_config {
 	const char *trace;	      /* a file, or NULL */
 	uint64_t trace_max;	      /* bytes of it */
 	bool verbose;
+	bool sandbox;		 /* unless --no-sandbox */
+	int fds[CONFIG_MAX_FDS]; /* all that were given with fd=N: open, each another file */
+	unsigned nr_fds;
 };
 
 struct stat_config {

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "vmm/fdarg.h"
 #include "vmm/msg.h"
 
 #define SECTOR 512
@@ -65,11 +66,12 @@ int disk_open(const struct disk_config *cfg, uint64_t *size)
 {
 	/* Non-blocking: a pipe must be refused, not waited for. Reads and writes of files do not
 	 * care. */
-	int fd = open(cfg->path, (cfg->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
+	int fd =
+		fdarg_open(cfg->path, (cfg->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK);
 	int ret;
 
 	if (fd < 0) {
-		ret = -errno;
+		ret = fd;
 		if (ret == -EISDIR)
 			msg_error("disk %s is a directory; give a file or a block device",
 				  cfg->path);
@@ -83,7 +85,8 @@ int disk_open(const struct disk_config *cfg, uint64_t *size)
 	ret = disk_size(fd, cfg->path, size);
 	if (!ret)
 		ret = disk_lock(fd, cfg);
-	/* io_uring answers EAGAIN for a non-blocking file instead of waiting. */
+	/* io_uring answers EAGAIN for a non-blocking file instead of waiting; and a descriptor that
+	 * was handed in may append whatever the place, or want aligned memory. */
 	if (!ret && fcntl(fd, F_SETFL, 0))
 		ret = -errno;
 	if (ret) {

@@ -8,11 +8,17 @@
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "iommu/base.h"
 
 #define RING_ENTRIES 256
+
+/* What the loop itself asks of its ring. */
+#define OWN_OPS                                                                                    \
+	(BIT(IORING_OP_POLL_ADD) | BIT(IORING_OP_READ) | BIT(IORING_OP_TIMEOUT) |                  \
+	 BIT(IORING_OP_TIMEOUT_REMOVE) | BIT(IORING_OP_ASYNC_CANCEL))
 
 #define RUNNING INT_MIN /* the status of a loop nobody has stopped */
 
@@ -154,7 +160,37 @@ static void cancel(struct evloop_watch *watch)
 	io_uring_sqe_set_data(sqe, NULL);
 }
 
-int evloop_create(struct evloop **out)
+/*
+ * A ring that takes requests of the kinds @ops, without flags, and no registrations at all.
+ * Source: io_uring_register(2), "IORING_REGISTER_RESTRICTIONS".
+ */
+static int ring_create(struct io_uring *ring, uint64_t ops)
+{
+	struct io_uring_restriction allowed[64] = {0};
+	unsigned nr = 0;
+	int ret = io_uring_queue_init(RING_ENTRIES, ring,
+				      IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED);
+
+	/* Every flag is known but that one. */
+	if (ret == -EINVAL)
+		return -EOPNOTSUPP;
+	if (ret)
+		return ret;
+	for (unsigned op = 0; op < 64; op++)
+		if (ops & BIT(op))
+			allowed[nr++] = (struct io_uring_restriction){
+				.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = (uint8_t)op};
+	/* Without liburing: Debian 12's shared one does not export its functions for it. */
+	if (!syscall(SYS_io_uring_register, ring->ring_fd, IORING_REGISTER_RESTRICTIONS, allowed,
+		     nr) &&
+	    !syscall(SYS_io_uring_register, ring->ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0))
+		return 0;
+	ret = -errno;
+	io_uring_queue_exit(ring);
+	return ret;
+}
+
+int evloop_create(uint64_t ops, struct evloop **out)
 {
 	struct evloop *loop = calloc(1, sizeof(*loop));
 	struct evloop_watch *stop;
@@ -163,7 +199,7 @@ int evloop_create(struct evloop **out)
 	if (!loop)
 		return -ENOMEM;
 	loop->status = RUNNING;
-	ret = io_uring_queue_init(RING_ENTRIES, &loop->ring, IORING_SETUP_CLAMP);
+	ret = ring_create(&loop->ring, OWN_OPS | ops);
 	if (ret)
 		goto err_free;
 	loop->stop_fd = eventfd(0, EFD_CLOEXEC);
@@ -288,12 +324,12 @@ int evloop_run(struct evloop *loop)
 	return loop->status;
 }
 
-int evloop_finish(struct evloop *loop, const atomic_bool *done)
+int evloop_finish(struct evloop *loop, const atomic_uint *left)
 {
 	int ret = 0;
 
 	loop->finishing = true;
-	while (!atomic_load(done) && !ret)
+	while (atomic_load(left) && !ret)
 		ret = turn(loop);
 	loop->finishing = false;
 	return ret;

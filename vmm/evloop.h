@@ -10,12 +10,16 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+#include "iommu/base.h"
 #include "virtio/uring.h"
 
 struct evloop;
 struct evloop_watch;
 
-int evloop_create(struct evloop **out);	  /* Return: 0; -errno of io_uring_setup */
+/* evloop_create - @ops: what devices on its ring ask of it, a bit per IORING_OP_*. The ring refuses
+ * all but that and the loop's own: it could go where seccomp lets nobody. Return: 0; -errno of
+ * io_uring; -EOPNOTSUPP, Linux before 5.10. */
+int evloop_create(uint64_t ops, struct evloop **out);
 void evloop_destroy(struct evloop *loop); /* frees every watch and timer left */
 
 struct io_uring *evloop_ring(struct evloop *loop);
@@ -43,9 +47,9 @@ void evloop_remove(struct evloop *loop, struct evloop_watch *watch);
 /* evloop_run - run until evloop_stop(). Return: the status given to it, or -errno. */
 int evloop_run(struct evloop *loop);
 
-/* evloop_finish - after evloop_run(): turn until *@done, for what still waits for completions.
- * Whoever sets it calls evloop_wake() then. Return: 0; -errno of a broken ring. */
-int evloop_finish(struct evloop *loop, const atomic_bool *done);
+/* evloop_finish - after evloop_run(): turn until *@left is 0, for what still waits for completions.
+ * Whoever makes it 0 calls evloop_wake() then. Return: 0; -errno of a broken ring. */
+int evloop_finish(struct evloop *loop, const atomic_uint *left);
 
 /* evloop_wake - end the wait of a turn; any thread, also a signal handler */
 void evloop_wake(struct evloop *loop);

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "iommu/base.h"
+#include "vmm/sandbox.h"
 #include "vmm/sim_pci.h"
 
 #define ALL_CAUSES  ((1u << SIM_EDU_VECS) - 1)
@@ -401,6 +402,7 @@ static void *run(void *arg)
 {
 	struct sim_edu *edu = arg;
 
+	sandbox_enter(SANDBOX_EDU);
 	pthread_mutex_lock(&edu->lock);
 	edu->burst_start = monotonic_ns();
 	while (!edu->stop) {

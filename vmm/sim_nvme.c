@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "vmm/msg.h"
+#include "vmm/sandbox.h"
 #include "vmm/sim_nvme_core.h"
 
 #define BAR_LEN	   0x4000u
@@ -447,9 +448,10 @@ static void on_wake(void *ctx, uint64_t count)
 static void *run(void *ctx)
 {
 	struct sim_nvme *nvme = ctx;
+	int ret;
 
-	int ret = evloop_run(nvme->loop);
-
+	sandbox_enter(SANDBOX_NVME);
+	ret = evloop_run(nvme->loop);
 	if (ret < 0) {
 		msg_warn("%s: it has failed: %s; the guest finds it dead", nvme->cfg.name,
 			 strerror(-ret));
@@ -753,7 +755,8 @@ int sim_nvme_create(const struct sim_nvme_cfg *cfg, struct sim_nvme **out)
 		ret = -errno;
 		goto err_pci;
 	}
-	ret = evloop_create(&nvme->loop);
+	ret = evloop_create(BIT(IORING_OP_WRITE) | BIT(IORING_OP_FSYNC) | BIT(IORING_OP_FALLOCATE),
+			    &nvme->loop);
 	if (ret)
 		goto err_wake;
 	ret = evloop_add_eventfd(nvme->loop, nvme->wake_fd, on_wake, nvme, NULL);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -258,86 +259,108 @@ void stats_write_json(FILE *file, const struct stats *stats)
 	fprintf(file, "\n  }\n}\n");
 }
 
-/*
- * Open where to write: a new file beside @path that takes its place when it is complete, or @path
- * itself if that is no regular file (a pipe, /dev/stderr); temp is then empty. Return: a descriptor
- * >= 0; -errno.
- */
-static int target_open(const char *path, char temp[PATH_MAX])
+struct stats_file {
+	const char *path;
+	int fd;
+	bool replaces; /* by temp, which is there until then */
+	char temp[PATH_MAX];
+};
+
+/* Return: 0; -errno. */
+static int target_open(struct stats_file *file)
 {
 	struct stat st;
-	int fd;
 
-	temp[0] = '\0';
-	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
-		fd = open(path, O_WRONLY | O_CLOEXEC);
-		return fd < 0 ? -errno : fd;
+	if (stat(file->path, &st) == 0 && !S_ISREG(st.st_mode)) {
+		/* A pipe's reader need not be there yet: so it does not have to be waited for. */
+		file->fd = open(file->path, (S_ISFIFO(st.st_mode) ? O_RDWR : O_WRONLY) | O_CLOEXEC);
+		return file->fd < 0 ? -errno : 0;
 	}
-	if (snprintf(temp, PATH_MAX, "%s.XXXXXX", path) >= PATH_MAX)
+	if (snprintf(file->temp, sizeof(file->temp), "%s.XXXXXX", file->path) >=
+	    (int)sizeof(file->temp))
 		return -ENAMETOOLONG;
-	fd = mkostemp(temp, O_CLOEXEC);
-	return fd < 0 ? -errno : fd;
+	file->fd = mkostemp(file->temp, O_CLOEXEC);
+	file->replaces = file->fd >= 0;
+	return file->fd < 0 ? -errno : 0;
 }
 
-int stats_check_file(const char *path)
+int stats_file_open(const char *path, struct stats_file **out)
 {
-	char temp[PATH_MAX];
-	struct stat st;
-	int fd;
+	struct stats_file *file = calloc(1, sizeof(*file));
+	mode_t mask = umask(0);
+	int ret;
 
-	temp[0] = '\0';
-	/* Opening a pipe and closing it again would tell its reader that all was said. */
-	if (stat(path, &st) == 0 && S_ISFIFO(st.st_mode))
-		fd = access(path, W_OK) ? -errno : open("/dev/null", O_CLOEXEC);
-	else
-		fd = target_open(path, temp);
-	if (fd < 0) {
-		msg_error("--stats %s: cannot write there: %s", path, strerror(-fd));
-		return fd;
+	umask(mask);
+	if (!file) {
+		msg_error("out of memory");
+		return -ENOMEM;
 	}
-	close(fd);
-	if (temp[0])
-		unlink(temp);
+	file->path = path;
+	ret = target_open(file);
+	if (ret) {
+		msg_error("--stats %s: cannot write there: %s", path, strerror(-ret));
+		free(file);
+		return ret;
+	}
+	/* mkostemp gives 0600; a file the user asked for is as readable as any other. */
+	if (file->replaces)
+		(void)fchmod(file->fd, 0666 & ~mask);
+	*out = file;
 	return 0;
 }
 
-int stats_write_file(const char *path, const struct stats *stats)
+bool stats_file_replaces(const struct stats_file *file)
 {
-	char temp[PATH_MAX];
-	FILE *file;
-	mode_t mask;
-	int fd, ret = 0;
+	return file->replaces;
+}
 
-	fd = target_open(path, temp);
-	if (fd < 0) {
-		ret = fd;
-		goto err_open;
-	}
-	file = fdopen(fd, "w");
-	if (!file) {
-		ret = -errno;
-		close(fd);
-		goto err_unlink;
-	}
-	stats_write_json(file, stats);
-	/* mkostemp gives 0600; a file the user asked for is as readable as any other. */
-	mask = umask(0);
-	umask(mask);
-	if (temp[0] && fchmod(fd, 0666 & ~mask))
-		ret = -errno;
-	if ((fflush(file) || ferror(file)) && !ret)
-		ret = -errno;
-	if (fclose(file) && !ret)
-		ret = -errno;
-	if (!ret && temp[0] && rename(temp, path))
-		ret = -errno;
-	if (!ret)
-		return 0;
+static int write_all(int fd, const char *text, size_t len)
+{
+	while (len) {
+		ssize_t n = write(fd, text, len);
 
-err_unlink:
-	if (temp[0])
-		unlink(temp);
-err_open:
-	msg_error("--stats %s: cannot be written: %s", path, strerror(-ret));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		text += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+int stats_file_write(struct stats_file *file, const struct stats *stats)
+{
+	char *text = NULL;
+	size_t len;
+	FILE *memory = open_memstream(&text, &len);
+	int ret = -ENOMEM;
+
+	if (memory) {
+		stats_write_json(memory, stats);
+		ret = fclose(memory) ? -errno : write_all(file->fd, text, len);
+	}
+	free(text);
+	/* What the file system has put off it may refuse now. */
+	if (close(file->fd) && !ret)
+		ret = -errno;
+	file->fd = -1;
+	if (!ret && file->replaces) {
+		ret = rename(file->temp, file->path) ? -errno : 0;
+		file->replaces = ret;
+	}
+	if (ret)
+		msg_error("--stats %s: cannot be written: %s", file->path, strerror(-ret));
 	return ret;
+}
+
+void stats_file_close(struct stats_file *file)
+{
+	if (!file)
+		return;
+	if (file->fd >= 0)
+		close(file->fd);
+	if (file->replaces)
+		unlink(file->temp);
+	free(file);
 }

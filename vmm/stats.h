@@ -66,12 +66,20 @@ void stats_since(struct stats *stats, const struct stats *before);
 /* stats_layout - a number that no other version's struct stats has, as good as certainly */
 uint32_t stats_layout(void);
 
-/* stats_check_file - can @path be written at the end? Leaves nothing behind.
- * Return: 0; -errno after a line on stderr. */
-int stats_check_file(const char *path);
+/* A file that statistics go to in the end; opened before, for then it is too late. A regular one is
+ * replaced, whole or not at all, by a new file beside it. */
+struct stats_file;
 
-/* stats_write_file - JSON; a regular file is replaced whole or not at all.
- * Return: 0; -errno after a line on stderr. */
-int stats_write_file(const char *path, const struct stats *stats);
+/* stats_file_open - @path is kept, not copied. Return: 0; -errno after a line on stderr. */
+int stats_file_open(const char *path, struct stats_file **out);
+
+/* stats_file_replaces - will the file be replaced, which takes the right to rename? */
+bool stats_file_replaces(const struct stats_file *file);
+
+/* stats_file_write - JSON, once. Return: 0; -errno after a line on stderr. */
+int stats_file_write(struct stats_file *file, const struct stats *stats);
+
+/* stats_file_close - leaves nothing behind if it was not written; NULL is fine */
+void stats_file_close(struct stats_file *file);
 
 #endif

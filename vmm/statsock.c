@@ -256,6 +256,17 @@ static int bind_private(struct statsock *sock)
 	return ret;
 }
 
+int statsock_path(char *path, size_t len)
+{
+	const char *dir = runtime_dir();
+	char user[32];
+
+	user_dir(geteuid(), user);
+	return snprintf(path, len, "%s/granule-%d.sock", dir ? dir : user, (int)getpid()) < (int)len
+		       ? 0
+		       : -ENAMETOOLONG;
+}
+
 int statsock_create(struct evloop *loop,
 		    void (*answer_fn)(void *ctx, const struct ask *ask, union answer *out),
 		    void *ctx, struct statsock **out)

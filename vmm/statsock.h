@@ -43,6 +43,9 @@ union answer {
 
 struct statsock;
 
+/* statsock_path - where statsock_create() will put this process's. Return: 0; -ENAMETOOLONG. */
+int statsock_path(char *path, size_t len);
+
 /* Clients that have connected and not asked yet, at most. */
 #define STATSOCK_MAX_CLIENTS 16
 

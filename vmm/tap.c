@@ -119,11 +119,24 @@ static void explain(const char *name, int error, bool exists)
 		msg_error("--net %s: the tap cannot be used: %s", name, strerror(error));
 }
 
+/* Headers as virtio has them, before each packet. Return: 0; -errno after a line on stderr. */
+static int set_headers(int fd, const char *name)
+{
+	int hdr_len = sizeof(struct virtio_net_hdr_v1), little = 1, ret;
+
+	if (!ioctl(fd, TUNSETVNETHDRSZ, &hdr_len) && !ioctl(fd, TUNSETVNETLE, &little))
+		return 0;
+	ret = -errno;
+	msg_error("--net %s: this host's kernel has no virtio headers for it: %s", name,
+		  strerror(-ret));
+	return ret;
+}
+
 /* Attach @fd. Return: 0; -errno after a line on stderr. */
 static int attach(int fd, const char *name, bool exists)
 {
 	struct ifreq ifr = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-	int hdr_len = sizeof(struct virtio_net_hdr_v1), little = 1, ret;
+	int ret;
 
 	memcpy(ifr.ifr_name, name, strlen(name));
 	if (ioctl(fd, TUNSETIFF, &ifr)) {
@@ -131,13 +144,38 @@ static int attach(int fd, const char *name, bool exists)
 		explain(name, -ret, exists);
 		return ret;
 	}
-	if (ioctl(fd, TUNSETVNETHDRSZ, &hdr_len) || ioctl(fd, TUNSETVNETLE, &little)) {
-		ret = -errno;
-		msg_error("--net %s: this host's kernel has no virtio headers for it: %s", name,
-			  strerror(-ret));
-		return ret;
+	return set_headers(fd, name);
+}
+
+/* What @tap->fd is attached to, by whoever opened it. Return: 0; -errno after a line on stderr. */
+static int take(struct tap *tap, const char *text)
+{
+	struct ifreq ifr = {0};
+	int flags;
+
+	if (ioctl(tap->fd, TUNGETIFF, &ifr)) {
+		msg_error("--net %s: this descriptor is no tap that is attached: open " CLONE_DEVICE
+			  " and use TUNSETIFF with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR",
+			  text);
+		return -EINVAL;
 	}
-	return 0;
+	flags = ifr.ifr_flags & (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR);
+	if (flags != (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR)) {
+		msg_error("--net %s: %s was attached without %s; granule needs IFF_TAP, IFF_NO_PI "
+			  "and IFF_VNET_HDR",
+			  text, ifr.ifr_name,
+			  !(flags & IFF_TAP)	 ? "IFF_TAP"
+			  : !(flags & IFF_NO_PI) ? "IFF_NO_PI"
+						 : "IFF_VNET_HDR");
+		return -EINVAL;
+	}
+	if (fcntl(tap->fd, F_SETFL, O_NONBLOCK)) {
+		msg_error("--net %s: %s", text, strerror(errno));
+		return -EINVAL;
+	}
+	memcpy(tap->name, ifr.ifr_name, sizeof(tap->name));
+	tap->name[sizeof(tap->name) - 1] = '\0';
+	return set_headers(tap->fd, text);
 }
 
 /*
@@ -165,7 +203,7 @@ static int look_at(struct tap *tap, const struct net_config *cfg, bool is_new)
 	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0); /* any, for its ioctls */
 	int ret = 0;
 
-	memcpy(ifr.ifr_name, cfg->tap, strlen(cfg->tap));
+	memcpy(ifr.ifr_name, tap->name, strlen(tap->name));
 	if (fd < 0 || ioctl(fd, SIOCGIFMTU, &ifr))
 		goto err_ioctl;
 	tap->mtu = (uint16_t)MIN(ifr.ifr_mtu, UINT16_MAX);
@@ -174,7 +212,7 @@ static int look_at(struct tap *tap, const struct net_config *cfg, bool is_new)
 	if (cfg->mac_set)
 		memcpy(tap->mac, cfg->mac, sizeof(tap->mac));
 	else
-		derive_mac((uint8_t *)ifr.ifr_hwaddr.sa_data, cfg->tap, tap->mac);
+		derive_mac((uint8_t *)ifr.ifr_hwaddr.sa_data, tap->name, tap->mac);
 	if (!memcmp(tap->mac, ifr.ifr_hwaddr.sa_data, sizeof(tap->mac)))
 		msg_warn("--net %s: mac= is the interface's own address; the guest needs another",
 			 cfg->tap);
@@ -187,7 +225,7 @@ static int look_at(struct tap *tap, const struct net_config *cfg, bool is_new)
 	} else if (!(ifr.ifr_flags & IFF_UP)) {
 		msg_warn("--net %s: the interface is down: no packet gets through before ip link "
 			 "set %s up",
-			 cfg->tap, cfg->tap);
+			 cfg->tap, tap->name);
 	}
 	close(fd);
 	return 0;
@@ -200,9 +238,11 @@ err_ioctl:
 	return ret;
 }
 
-int tap_open(const struct net_config *cfg, struct tap *out)
+/* Attach to the interface @cfg->tap. Return: 0; -errno after a line on stderr; out->fd is open or
+ * -1.
+ */
+static int open_by_name(const struct net_config *cfg, bool exists, struct tap *out)
 {
-	bool exists = if_nametoindex(cfg->tap);
 	int ret;
 
 	out->fd = open(CLONE_DEVICE, O_RDWR | O_CLOEXEC | O_NONBLOCK);
@@ -219,11 +259,22 @@ int tap_open(const struct net_config *cfg, struct tap *out)
 					  : "");
 		return ret;
 	}
-	ret = attach(out->fd, cfg->tap, exists);
+	strcpy(out->name, cfg->tap);
+	return attach(out->fd, cfg->tap, exists);
+}
+
+int tap_open(const struct net_config *cfg, struct tap *out)
+{
+	bool exists = cfg->fd || if_nametoindex(cfg->tap);
+	int ret;
+
+	out->fd = cfg->fd;
+	ret = cfg->fd ? take(out, cfg->tap) : open_by_name(cfg, exists, out);
 	if (!ret)
 		ret = look_at(out, cfg, !exists);
 	if (ret) {
-		close(out->fd);
+		if (out->fd >= 0)
+			close(out->fd);
 		out->fd = -1;
 		return ret;
 	}

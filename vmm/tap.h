@@ -12,14 +12,15 @@
 #include "vmm/cli.h"
 
 struct tap {
-	int fd;		   /* non-blocking */
+	int fd; /* non-blocking */
+	char name[CONFIG_TAP_NAME_MAX + 1];
 	uint8_t mac[6];	   /* the guest's: as given, or made from the interface's own */
 	uint16_t mtu;	   /* of the interface, bytes */
 	uint64_t offloads; /* for struct net_cfg */
 };
 
 /**
- * tap_open - attach to the interface @cfg->tap, or make it
+ * tap_open - attach to the interface @cfg->tap, or make it, or take @cfg->fd, which is attached
  *
  * One that is made is set up and goes with the descriptor; the addresses of either are the user's
  * affair. Return: 0; -errno after a line on stderr.

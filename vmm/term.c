@@ -61,7 +61,7 @@ static struct {
 } restore;
 
 static const int ending_signals[] = {SIGINT, SIGTERM, SIGHUP};
-static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGQUIT};
+static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGQUIT};
 
 /* Those that end a run: all but the ignored ones. */
 static sigset_t blocked;
@@ -93,8 +93,7 @@ int term_pending_signal(void)
 	return 0;
 }
 
-/* Also from a signal handler. */
-static void restore_terminal(void)
+void term_restore(void)
 {
 	if (atomic_exchange(&restore.armed, false))
 		tcsetattr(restore.fd, TCSANOW, &restore.saved);
@@ -102,7 +101,7 @@ static void restore_terminal(void)
 
 static void on_fatal_signal(int sig)
 {
-	restore_terminal();
+	term_restore();
 	/* SA_RESETHAND: this time it does what it always does. */
 	raise(sig);
 }
@@ -125,7 +124,7 @@ static void take_terminal(struct term *term)
 	term->tty = true;
 	restore.fd = term->cfg.in;
 	if (!registered)
-		atexit(restore_terminal);
+		atexit(term_restore);
 	registered = true;
 	for (size_t i = 0; i < ARRAY_SIZE(fatal_signals); i++)
 		sigaction(fatal_signals[i], &action, NULL);
@@ -138,10 +137,9 @@ static void give_terminal_back(struct term *term)
 {
 	if (!term->tty)
 		return;
-	restore_terminal();
+	/* The handlers stay: there is nothing left for them to do. */
+	term_restore();
 	msg_raw_terminal(false);
-	for (size_t i = 0; i < ARRAY_SIZE(fatal_signals); i++)
-		signal(fatal_signals[i], SIG_DFL);
 }
 
 static void tell_size(struct term *term)

@@ -26,6 +26,10 @@ void term_block_signals(void);
 /* term_pending_signal - one of those signals that waits, for a set-up that takes long; 0: none */
 int term_pending_signal(void);
 
+/* term_restore - put the terminal back as it was, if it was taken; any thread, also in a signal
+ * handler */
+void term_restore(void);
+
 struct term_cfg {
 	int in, out; /* descriptors; stay the caller's */
 	struct evloop *loop;

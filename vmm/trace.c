@@ -17,6 +17,7 @@
 
 #include "iommu/base.h"
 #include "vmm/msg.h"
+#include "vmm/sandbox.h"
 
 /* Records that wait to be written, at most: some 100 ms of the busiest guest. A power of two. */
 #define RING_LEN 16384
@@ -387,6 +388,7 @@ static void *write_records(void *ctx)
 	struct pollfd pfd = {.fd = trace->wake_fd, .events = POLLIN};
 
 	pthread_setname_np(pthread_self(), "trace");
+	sandbox_enter(SANDBOX_TRACE);
 	while (!atomic_load(&trace->ending)) {
 		eventfd_t count;
 

@@ -17,6 +17,7 @@
 #include "iommu/base.h"
 #include "vmm/cli.h"
 #include "vmm/msg.h"
+#include "vmm/sandbox.h"
 #include "vmm/trace.h"
 
 /* PSTATE at entry: EL1h, all of D, A, I, F masked. */
@@ -33,7 +34,7 @@
 #define WARNINGS_MAX	    100
 
 struct vcpu {
-	const struct vcpu_machine *machine;
+	struct vcpu_machine *machine;
 	unsigned index;
 	int fd;
 	struct kvm_run *run; /* shared with KVM */
@@ -108,7 +109,7 @@ static void kick(void *ctx)
 	pthread_kill(vcpu->self, hold_signal());
 }
 
-int vcpu_create(const struct vcpu_machine *machine, unsigned index, struct vcpu **out)
+int vcpu_create(struct vcpu_machine *machine, unsigned index, struct vcpu **out)
 {
 	struct vcpu *vcpu = calloc(1, sizeof(*vcpu));
 	int ret;
@@ -341,6 +342,7 @@ static void *vcpu_thread(void *ctx)
 	vcpu->self = pthread_self();
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
 	pthread_setname_np(pthread_self(), name);
+	sandbox_enter(SANDBOX_VCPU);
 	trace_name_thread("vcpu", vcpu->index);
 	while (hold_enter(&vcpu->seat)) {
 		int ret = ioctl(vcpu->fd, KVM_RUN, 0) ? errno : 0;
@@ -358,6 +360,8 @@ static void *vcpu_thread(void *ctx)
 		}
 	}
 	hold_end(&vcpu->seat);
+	if (atomic_fetch_sub(&vcpu->machine->nr_running, 1) == 1)
+		evloop_wake(vcpu->machine->loop);
 	return NULL;
 }
 
@@ -374,8 +378,10 @@ int vcpu_start(struct vcpu *vcpu)
 
 	sigaction(stop_signal(), &stop, NULL);
 	sigaction(hold_signal(), &hold, NULL);
+	atomic_fetch_add(&vcpu->machine->nr_running, 1);
 	ret = pthread_create(&vcpu->thread, NULL, vcpu_thread, vcpu);
 	if (ret) {
+		atomic_fetch_sub(&vcpu->machine->nr_running, 1);
 		msg_error("cannot start a thread for vCPU %u: %s", vcpu->index, strerror(ret));
 		return -ret;
 	}

@@ -151,20 +151,28 @@ static void log_container(void *ctx, const char *line)
 	msg_error("%s", line);
 }
 
-static int open_group(struct vfio_set *set, const char *bdf, unsigned nr, unsigned *index)
+static int open_group(struct vfio_set *set, const struct member *m, unsigned nr, unsigned *index)
 {
 	struct group *group;
 	char error[ERROR_LEN];
 	int ret;
 
-	for (*index = 0; *index < set->nr_groups; (*index)++)
-		if (set->groups[*index].nr == nr)
+	for (*index = 0; *index < set->nr_groups; (*index)++) {
+		if (set->groups[*index].nr != nr)
+			continue;
+		if (!m->cfg.group_fd && !m->cfg.container_fd)
 			return 0;
+		msg_error("--vfio %s: its IOMMU group %u is open already, with another device; "
+			  "give fd and container with the first of a group only",
+			  m->cfg.device, nr);
+		return -EBUSY;
+	}
 	group = &set->groups[set->nr_groups];
 	*group = (struct group){.nr = nr};
-	ret = vfio_container_open(nr, &group->container, error, sizeof(error));
+	ret = vfio_container_take(nr, m->cfg.group_fd, m->cfg.container_fd, &group->container,
+				  error, sizeof(error));
 	if (ret) {
-		msg_error("%s: %s", bdf, error);
+		msg_error("%s: %s", m->bdf, error);
 		return ret;
 	}
 	vfio_container_set_log(group->container, log_container, NULL);
@@ -202,7 +210,7 @@ int vfio_set_open(struct vfio_set *set, const struct vfio_config *cfg)
 	ret = slots_assign(set->places, set->nr_members + 1, &set->nr_slots);
 	if (ret)
 		return ret;
-	ret = open_group(set, m->bdf, nr, &m->group);
+	ret = open_group(set, m, nr, &m->group);
 	if (ret)
 		return ret;
 	fd = vfio_container_device(set->groups[m->group].container, m->bdf, error, sizeof(error));

@@ -8,9 +8,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/kvm.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -36,6 +35,7 @@
 #include "vmm/disk.h"
 #include "vmm/devmem.h"
 #include "vmm/evloop.h"
+#include "vmm/fdarg.h"
 #include "vmm/fdt.h"
 #include "vmm/gic.h"
 #include "vmm/hold.h"
@@ -44,6 +44,7 @@
 #include "vmm/msg.h"
 #include "vmm/pci.h"
 #include "vmm/rtc.h"
+#include "vmm/sandbox.h"
 #include "vmm/sim.h"
 #include "vmm/stats.h"
 #include "vmm/statsock.h"
@@ -149,7 +150,9 @@ struct vm {
 	struct statsock *statsock;
 	struct trace *trace; /* NULL: nobody asked for one */
 
-	double start, seconds; /* when the guest started, by now(); how long it ran, at the end */
+	struct stats_file *stats_file;
+
+	double started, seconds; /* when the guest was, by now(); how long it ran, at the end */
 };
 
 /* ---- files ----------------------------------------------------------------------------------- */
@@ -173,8 +176,12 @@ static int open_initrd(struct vm *vm)
 
 	if (!path)
 		return 0;
-	vm->initrd_fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-	if (vm->initrd_fd < 0 || fstat(vm->initrd_fd, &st)) {
+	vm->initrd_fd = fdarg_open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	if (vm->initrd_fd < 0) {
+		msg_error("initrd %s: %s", path, strerror(-vm->initrd_fd));
+		return -EINVAL;
+	}
+	if (fstat(vm->initrd_fd, &st)) {
 		msg_error("initrd %s: %s", path, strerror(errno));
 		return -EINVAL;
 	}
@@ -222,13 +229,56 @@ static int open_trace(struct vm *vm)
 	return vm->cfg->trace ? trace_create(vm->cfg->trace, vm->cfg->trace_max, &vm->trace) : 0;
 }
 
+static int open_stats(struct vm *vm)
+{
+	return vm->cfg->stats ? stats_file_open(vm->cfg->stats, &vm->stats_file) : 0;
+}
+
+/* ---- the sandbox ----------------------------------------------------------------------------- */
+
+/* Interrupts, and what of a device's BARs the guest sees directly, change on either thread. */
+#define MACHINE_IOCTLS                                                                             \
+	KVM_IRQ_LINE, KVM_SIGNAL_MSI, KVM_SET_GSI_ROUTING, KVM_IRQFD, KVM_SET_USER_MEMORY_REGION
+
+static int confine(struct vm *vm)
+{
+	static const uint32_t loop[] = {MACHINE_IOCTLS, 0};
+	static const uint32_t vcpu[] = {VCPU_IOCTLS, MACHINE_IOCTLS, 0};
+	static const uint32_t sim[] = {KVM_IRQ_LINE, 0}; /* of DARTs that are the guest's */
+	struct sandbox_cfg cfg = {
+		.ioctls = {[SANDBOX_LOOP] = loop,
+			   [SANDBOX_VCPU] = vcpu,
+			   [SANDBOX_NVME] = sim,
+			   [SANDBOX_EDU] = sim},
+		.pins = vm->cfg->nr_vfio,
+		.socket = vm->cfg->live_stats,
+	};
+	char path[PATH_MAX];
+
+	if (!vm->cfg->sandbox)
+		return 0;
+#ifdef __SANITIZE_ADDRESS__
+	/* Its run-time makes calls of its own, also to tell what it has found. */
+	return 0;
+#endif
+	if (vm->stats_file && stats_file_replaces(vm->stats_file))
+		cfg.files[0] = vm->cfg->stats;
+	/* If there is no such place, making the socket will say so. */
+	if (vm->cfg->live_stats && !statsock_path(path, sizeof(path)))
+		cfg.files[1] = path;
+	return sandbox_prepare(&cfg);
+}
+
 /* ---- the loop -------------------------------------------------------------------------------- */
 
 static int create_loop_and_bus(struct vm *vm)
 {
-	int ret = evloop_create(&vm->loop);
+	int ret = evloop_create(vm->cfg->nr_disks ? BLK_RING_OPS : 0, &vm->loop);
 
-	if (ret == -ENOSYS || ret == -EPERM)
+	if (ret == -EOPNOTSUPP)
+		msg_error("this host's io_uring cannot be restricted to what it is for; granule "
+			  "needs Linux 5.10");
+	else if (ret == -ENOSYS || ret == -EPERM)
 		msg_error("this host's kernel has no io_uring or forbids it: %s; see sysctl "
 			  "kernel.io_uring_disabled",
 			  strerror(-ret));
@@ -246,23 +296,28 @@ static int create_loop_and_bus(struct vm *vm)
 
 static int open_kvm(struct vm *vm)
 {
+	const char *path = vm->cfg->kvm;
 	int ret;
 
-	vm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	vm->kvm_fd = fdarg_open(path, O_RDWR | O_CLOEXEC);
 	if (vm->kvm_fd < 0) {
-		ret = -errno;
+		ret = vm->kvm_fd;
 		if (ret == -EACCES || ret == -EPERM)
-			msg_error("/dev/kvm: %s; run as root or join its group (usually kvm)",
+			msg_error("%s: %s; run as root or join its group (usually kvm)", path,
 				  strerror(-ret));
 		else
-			msg_error("/dev/kvm: %s; this host has no KVM: its CPU or kernel lacks it, "
-				  "or it booted without EL2",
-				  strerror(-ret));
+			msg_error("%s: %s; this host has no KVM: its CPU or kernel lacks it, or it "
+				  "booted without EL2",
+				  path, strerror(-ret));
 		return ret;
 	}
 	ret = ioctl(vm->kvm_fd, KVM_GET_API_VERSION, 0);
+	if (ret < 0) {
+		msg_error("--kvm %s: this is not /dev/kvm", path);
+		return -EINVAL;
+	}
 	if (ret != KVM_API_VERSION) {
-		msg_error("/dev/kvm speaks version %d, not %d", ret, KVM_API_VERSION);
+		msg_error("%s speaks version %d, not %d", path, ret, KVM_API_VERSION);
 		return -EINVAL;
 	}
 	return 0;
@@ -958,9 +1013,10 @@ static int vm_create(const struct vm_config *cfg, struct vm **out)
 	for (unsigned i = 0; i < CONFIG_MAX_NETS; i++)
 		vm->taps[i].fd = -1;
 
-	if ((ret = load_kernel(vm)) || (ret = open_initrd(vm)) || (ret = open_disks(vm)) ||
-	    (ret = open_taps(vm)) || (ret = open_sim(vm)) || (ret = open_trace(vm)) ||
-	    (ret = create_loop_and_bus(vm)) || (ret = interrupted()))
+	if ((ret = open_stats(vm)) || (ret = confine(vm)) || (ret = open_trace(vm)) ||
+	    (ret = load_kernel(vm)) || (ret = open_initrd(vm)) || (ret = open_disks(vm)) ||
+	    (ret = open_taps(vm)) || (ret = open_sim(vm)) || (ret = create_loop_and_bus(vm)) ||
+	    (ret = interrupted()))
 		goto err_vm;
 	/* The GIC comes in two halves, around the vCPUs. */
 	if ((ret = open_kvm(vm)) || (ret = create_kvm_vm(vm)) ||
@@ -1012,6 +1068,7 @@ static void quiesce(struct vm *vm)
 static void vm_destroy(struct vm *vm)
 {
 	quiesce(vm);
+	stats_file_close(vm->stats_file);
 	statsock_destroy(vm->statsock);
 	while (vm->nr_slots)
 		remove_slot(&vm->slots[--vm->nr_slots]);
@@ -1073,21 +1130,16 @@ static int start_vcpus(struct vm *vm)
 	return 0;
 }
 
-struct joiner {
-	struct vm *vm;
-	pthread_t thread;
-	atomic_bool done;
-};
-
-static void *join_vcpus(void *ctx)
+/* Start every thread. None enters the guest before all of them are confined. */
+static int start(struct vm *vm)
 {
-	struct joiner *joiner = ctx;
+	int ret;
 
-	for (unsigned i = 0; i < joiner->vm->cfg->vcpus; i++)
-		vcpu_join(joiner->vm->vcpus[i]);
-	atomic_store(&joiner->done, true);
-	evloop_wake(joiner->vm->loop);
-	return NULL;
+	hold_take(&vm->hold);
+	ret = start_vcpus(vm);
+	sandbox_enter(SANDBOX_LOOP);
+	hold_release(&vm->hold);
+	return ret;
 }
 
 /*
@@ -1096,17 +1148,12 @@ static void *join_vcpus(void *ctx)
  */
 static void stop_vcpus(struct vm *vm)
 {
-	struct joiner joiner = {.vm = vm};
-
 	term_hurry(vm->term);
 	for (unsigned i = 0; i < vm->cfg->vcpus; i++)
 		vcpu_kick(vm->vcpus[i]);
-	if (pthread_create(&joiner.thread, NULL, join_vcpus, &joiner)) {
-		join_vcpus(&joiner);
-		return;
-	}
-	(void)evloop_finish(vm->loop, &joiner.done);
-	pthread_join(joiner.thread, NULL);
+	(void)evloop_finish(vm->loop, &vm->vcpu_machine.nr_running);
+	for (unsigned i = 0; i < vm->cfg->vcpus; i++)
+		vcpu_join(vm->vcpus[i]);
 }
 
 /* Run the guest until it ends or is ended. Return: an exit status. */
@@ -1122,7 +1169,7 @@ static int vm_play(struct vm *vm)
 	};
 	int status;
 
-	vm->start = now();
+	vm->started = now();
 	trace_name_thread("loop", 0);
 
 	status = term_create(&term_cfg, &vm->term);
@@ -1131,13 +1178,13 @@ static int vm_play(struct vm *vm)
 		return EXIT_FAILED;
 	}
 	devmem_catch_aborts(); /* the terminal has a say in SIGBUS too: after it */
-	status = start_vcpus(vm) ? EXIT_FAILED : evloop_run(vm->loop);
+	status = start(vm) ? EXIT_FAILED : evloop_run(vm->loop);
 	stop_vcpus(vm);
 	/* Before anything that could wait for the terminal. */
 	quiesce(vm);
 	term_destroy(vm->term);
 	vm->term = NULL;
-	vm->seconds = now() - vm->start;
+	vm->seconds = now() - vm->started;
 	if (status < 0) {
 		msg_error("the event loop failed: %s", strerror(-status));
 		status = EXIT_FAILED;
@@ -1147,7 +1194,7 @@ static int vm_play(struct vm *vm)
 
 static double seconds_run(const struct vm *vm)
 {
-	return vm->seconds > 0 ? vm->seconds : now() - vm->start;
+	return vm->seconds > 0 ? vm->seconds : now() - vm->started;
 }
 
 /* @out is all zero before. */
@@ -1158,7 +1205,7 @@ static void collect_stats(struct vm *vm, struct stats *out)
 		vcpu_count_exits(vm->vcpus[i], out->exits, out->exit_ns);
 	vfio_get_counts(&out->vfio);
 	for (unsigned i = 0; i < vm->cfg->nr_nets; i++) {
-		strcpy(out->nets[i].tap, vm->cfg->nets[i].tap);
+		strcpy(out->nets[i].tap, vm->taps[i].name);
 		net_get_stats(vm->nets[i], &out->nets[i].counts);
 	}
 	out->nr_nets = vm->cfg->nr_nets;
@@ -1195,7 +1242,7 @@ static int report(struct vm *vm)
 
 	collect_stats(vm, &stats);
 	stats_print(stderr, &stats);
-	return vm->cfg->stats ? stats_write_file(vm->cfg->stats, &stats) : 0;
+	return vm->stats_file ? stats_file_write(vm->stats_file, &stats) : 0;
 }
 
 /* An eventfd per vector and queue: more than the usual soft limit of 1024. */
@@ -1218,8 +1265,8 @@ int vm_run(const struct vm_config *cfg)
 	term_block_signals();
 	raise_file_limit();
 	msg_verbose(cfg->verbose);
-	if (cfg->stats && stats_check_file(cfg->stats))
-		return EXIT_FAILED;
+	if (cfg->nr_vfio)
+		vfio_memlock_raise();
 	ret = vm_create(cfg, &vm);
 	if (ret)
 		return ret == -EINTR && term_pending_signal() ? 128 + term_pending_signal()

@@ -29,7 +29,9 @@ static struct {
 	int map_ret, unmap_ret;
 	uint64_t unmap_short; /* bytes fewer than asked */
 	struct vfio_iommu_type1_dma_map last_map;
+	int version_ret, status_ret;
 	int open_fds;
+	unsigned nr_opened;
 } k;
 
 static int fake_open(const char *path)
@@ -41,6 +43,7 @@ static int fake_open(const char *path)
 	if (k.open_ret[i])
 		return k.open_ret[i];
 	k.open_fds++;
+	k.nr_opened++;
 	return 10 + i;
 }
 
@@ -83,12 +86,12 @@ static int fake_ioctl(int fd, unsigned long req, void *arg)
 
 	switch (req) {
 	case VFIO_GET_API_VERSION:
-		return VFIO_API_VERSION;
+		return k.version_ret ? k.version_ret : VFIO_API_VERSION;
 	case VFIO_CHECK_EXTENSION:
 		return (unsigned long)arg == VFIO_TYPE1v2_IOMMU ? k.extension_v2 : k.extension_v1;
 	case VFIO_GROUP_GET_STATUS:
 		((struct vfio_group_status *)arg)->flags = k.group_flags;
-		return 0;
+		return k.status_ret;
 	case VFIO_GROUP_SET_CONTAINER:
 		assert_int_equal(fd, 11);
 		assert_int_equal(*(int *)arg, 10);
@@ -436,6 +439,61 @@ static void what_cannot_be_opened_says_why_and_what_to_do(void **state)
 	refused(-ENOSPC, "no usable address");
 }
 
+/* Taken over in every case; what is not given is opened. */
+static void descriptors_that_are_handed_in_are_used(void **state)
+{
+	static const struct {
+		int group, container;
+		unsigned opened;
+	} rows[] = {{11, 10, 0}, {11, 0, 1}, {0, 10, 1}, {0, 0, 2}};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct vfio_container *c;
+
+		k.nr_opened = 0;
+		k.open_fds = !!rows[i].group + !!rows[i].container;
+		assert_int_equal(vfio_container_take(5, rows[i].group, rows[i].container, &c, error,
+						     sizeof(error)),
+				 0);
+		assert_int_equal(k.nr_opened, rows[i].opened);
+		assert_int_equal(vfio_container_group_fd(c), 11);
+		vfio_container_close(c);
+		assert_int_equal(k.open_fds, 0);
+	}
+}
+
+static void wrong_descriptors_are_told_and_closed(void **state)
+{
+	static const struct {
+		int version_ret, status_ret, open_ret, ret;
+		const char *says;
+	} rows[] = {
+		{-ENOTTY, 0, 0, -EPROTO, "container=10: this descriptor is not /dev/vfio/vfio"},
+		{0, -ENOTTY, 0, -ENOTTY, "fd=11: this descriptor is not /dev/vfio/5"},
+		{0, -EIO, 0, -EIO, "fd=11: VFIO_GROUP_GET_STATUS failed"},
+	};
+	struct vfio_container *c = NULL;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		k.version_ret = rows[i].version_ret;
+		k.status_ret = rows[i].status_ret;
+		k.open_fds = 2;
+		assert_int_equal(vfio_container_take(5, 11, 10, &c, error, sizeof(error)),
+				 rows[i].ret);
+		assert_has(error, rows[i].says);
+		assert_int_equal(k.open_fds, 0);
+	}
+	/* the container cannot be opened: the group is not kept either */
+	k.version_ret = k.status_ret = 0;
+	k.open_ret[0] = -ENOENT;
+	k.open_fds = 1;
+	assert_int_equal(vfio_container_take(5, 11, 0, &c, error, sizeof(error)), -ENOENT);
+	assert_int_equal(k.open_fds, 0);
+	assert_null(c);
+}
+
 static void a_group_that_is_not_viable_names_the_devices_in_the_way(void **state)
 {
 	static const char *const make =
@@ -526,6 +584,8 @@ int main(void)
 		TEST(an_unmap_that_fails_makes_every_later_sync_fail),
 		TEST(an_unmap_of_another_size_makes_every_later_sync_fail),
 		TEST(what_cannot_be_opened_says_why_and_what_to_do),
+		TEST(descriptors_that_are_handed_in_are_used),
+		TEST(wrong_descriptors_are_told_and_closed),
 		TEST(a_group_that_is_not_viable_names_the_devices_in_the_way),
 		TEST(a_device_that_is_in_use_says_so),
 		TEST(a_low_memlock_limit_is_told_with_both_numbers),

@@ -2,6 +2,7 @@
 #include "iommu/tests/check.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -532,10 +533,100 @@ static void networks_are_described(void **state)
 	assert_string_equal(vm->nets[2].tap, "b.1");
 }
 
+/* Descriptors 50 to 53 and 55 are open, each another file; 54 is a duplicate of 50. */
+static void open_descriptors(void)
+{
+	for (int fd = 50; fd <= 55; fd++) {
+		int null = open("/dev/null", O_RDWR);
+
+		assert_int_equal(dup2(fd == 54 ? 50 : null, fd), fd);
+		close(null);
+	}
+}
+
+static void close_descriptors(void)
+{
+	for (int fd = 50; fd <= 55; fd++)
+		close(fd);
+}
+
+static void descriptors_may_stand_for_files(void **state)
+{
+	const struct vm_config *vm = &call.req.vm;
+
+	(void)state;
+	open_descriptors();
+	parse("run -k fd=50 --disk fd=51,ro --net fd=52,mac=02:00:00:00:00:01 --net tap=a "
+	      "--vfio 0000:01:00.0,fd=53,sync=rings,container=55 --disk ./fd=50");
+	assert_string_equal(vm->kernel, "fd=50");
+	assert_string_equal(vm->disks[0].path, "fd=51");
+	assert_true(vm->disks[0].readonly);
+	assert_string_equal(vm->disks[1].path, "./fd=50");
+	assert_string_equal(vm->nets[0].tap, "fd=52");
+	assert_int_equal(vm->nets[0].fd, 52);
+	assert_true(vm->nets[0].mac_set);
+	assert_int_equal(vm->nets[1].fd, 0);
+	assert_int_equal(vm->vfio[0].group_fd, 53);
+	assert_int_equal(vm->vfio[0].container_fd, 55);
+	assert_int_equal(vm->nr_fds, 5);
+	assert_true(fcntl(50, F_GETFD) & FD_CLOEXEC);
+	parse("run --kvm fd=50 -k K -i fd=51 --sim nvme,disk=fd=52 --vfio 0000:01:00.0");
+	assert_string_equal(vm->kvm, "fd=50");
+	assert_string_equal(vm->initrd, "fd=51");
+	assert_string_equal(vm->sim[0].disk.path, "fd=52");
+	assert_int_equal(vm->vfio[0].group_fd, 0);
+	assert_int_equal(vm->vfio[0].container_fd, 0);
+	close_descriptors();
+	parse("run -k K");
+	assert_string_equal(vm->kvm, "/dev/kvm");
+}
+
+static void a_bad_descriptor_is_refused(void **state)
+{
+	static const struct row rows[] = {
+		{"-k fd=57", "-k fd=57: this descriptor is not open"},
+		{"-k fd=0", "-k fd=0: give the number of an open descriptor from 3 on"},
+		{"-k fd=2", "from 3 on (a file of that name is ./fd=2)"},
+		{"-k K -i fd=x", "-i fd=x: give the number"},
+		{"-k K -i fd=", "-i fd=: give the number"},
+		{"-k K --kvm fd=57", "--kvm fd=57: this descriptor is not open"},
+		{"-k K --disk fd=-1", "--disk fd=-1: give the number"},
+		{"-k K --disk fd=57,ro", "--disk fd=57: this descriptor is not open"},
+		{"-k fd=50 --disk fd=50",
+		 "--disk fd=50: this descriptor, or a duplicate of it, is"},
+		{"-k fd=50 --disk fd=54",
+		 "--disk fd=54: this descriptor, or a duplicate of it, is"},
+		{"-k K --sim nvme,disk=fd=57", "fd=57: this descriptor is not open"},
+		{"-k K --disk fd=50 --sim nvme,disk=fd=50", "fd=50: this descriptor, or a dup"},
+		{"-k K --net fd", "--net: fd: give fd=N"},
+		{"-k K --net fd=57", "--net fd=57: this descriptor is not open"},
+		{"-k K --net fd=50 --net fd=50", "--net fd=50: this descriptor, or a duplicate"},
+		{"-k K --vfio 01:00.0,fd", "--vfio 01:00.0,fd: fd=: give the number"},
+		{"-k K --vfio 01:00.0,fd=57", "--vfio 01:00.0,fd: fd=57: this descriptor is not"},
+		{"-k K --vfio 01:00.0,container=57",
+		 "container: fd=57: this descriptor is not open"},
+		{"-k K --vfio 01:00.0,fd=50,container=50", "container: fd=50: this descriptor, or"},
+	};
+
+	(void)state;
+	open_descriptors();
+	refuses_all(rows, ARRAY_SIZE(rows), "run ");
+	close_descriptors();
+}
+
+static void the_sandbox_is_on_unless_told(void **state)
+{
+	(void)state;
+	parse("run -k K");
+	assert_true(call.req.vm.sandbox);
+	parse("run -k K --no-sandbox");
+	assert_false(call.req.vm.sandbox);
+}
+
 static void a_bad_network_is_refused(void **state)
 {
 	static const struct row rows[] = {
-		{"--net user", "--net: unknown key 'user'; known keys: tap, mac"},
+		{"--net user", "--net: unknown key 'user'; known keys: tap, fd, mac"},
 		{"--net tap=a,speed=1", "unknown key 'speed'"},
 		{"--net tap=a,", "unknown key ''"},
 		{"--net tap", "--net: tap=: give the name of a tap interface, up to 15 letters"},
@@ -753,6 +844,8 @@ static void what_the_other_commands_do_not_take_is_refused(void **state)
 		 "--trace f: max=1023K: give a size of at least 1M"},
 		{"run -k K --trace f,max=1X", "--trace f: max=1X: give a size"},
 		{"run -k K --trace a --trace b", "given a second time"},
+		{"run -k K --no-sandbox=1", "takes no value"},
+		{"run -k K --kvm", "needs a value"},
 		{"run -k K --live-stats --live-stats", "given a second time"},
 		{"version 1", "unexpected argument '1'"},
 		{"help run more", "unexpected argument 'more'"},
@@ -852,6 +945,9 @@ int main(void)
 		TEST(a_bad_simulated_device_is_refused),
 		TEST(networks_are_described),
 		TEST(a_bad_network_is_refused),
+		TEST(descriptors_may_stand_for_files),
+		TEST(a_bad_descriptor_is_refused),
+		TEST(the_sandbox_is_on_unless_told),
 		TEST(a_bad_vfio_key_is_refused),
 		TEST(a_device_given_twice_is_refused),
 		TEST(a_command_line_longer_than_linux_takes_is_refused),

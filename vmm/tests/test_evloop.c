@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "iommu/base.h"
 #include "vmm/evloop.h"
 
 struct fixture {
@@ -28,7 +29,7 @@ static int fresh(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
 
-	if (!f || evloop_create(&f->loop) || pipe(f->pipe))
+	if (!f || evloop_create(BIT(IORING_OP_NOP), &f->loop) || pipe(f->pipe))
 		return -1;
 	*state = f;
 	return 0;
@@ -144,7 +145,7 @@ static void a_file_without_poll_is_always_ready(void **state)
 	assert_int_equal(run(f), 8);
 	assert_true(f->revents & POLLIN);
 	evloop_destroy(f->loop);
-	assert_int_equal(evloop_create(&f->loop), 0);
+	assert_int_equal(evloop_create(0, &f->loop), 0);
 	assert_int_equal(evloop_add_fd(f->loop, file, POLLIN, hung_up, f, &f->watch), 0);
 	assert_int_equal(run(f), 8);
 	assert_true(f->revents & POLLIN);
@@ -282,7 +283,7 @@ static void the_first_status_of_any_thread_wins(void **state)
 struct late {
 	struct fixture *f;
 	int fd;
-	atomic_bool done;
+	atomic_uint left;
 };
 
 static void finish_it(void *ctx, uint64_t count)
@@ -290,7 +291,7 @@ static void finish_it(void *ctx, uint64_t count)
 	struct late *late = ctx;
 
 	(void)count;
-	atomic_store(&late->done, true);
+	atomic_store(&late->left, 0);
 }
 
 static void *signal_late(void *ctx)
@@ -304,19 +305,19 @@ static void *signal_late(void *ctx)
 /* A vCPU that waits for a completion must get it after the guest was told to stop. */
 static void callbacks_run_on_until_all_is_finished(void **state)
 {
-	struct late late = {.f = *state, .fd = eventfd(0, EFD_CLOEXEC)};
+	struct late late = {.f = *state, .fd = eventfd(0, EFD_CLOEXEC), .left = 1};
 	pthread_t thread;
 
 	assert_int_equal(evloop_add_eventfd(late.f->loop, late.fd, finish_it, &late, NULL), 0);
 	evloop_stop(late.f->loop, 21);
 	assert_int_equal(evloop_run(late.f->loop), 21);
 	assert_int_equal(pthread_create(&thread, NULL, signal_late, &late), 0);
-	assert_int_equal(evloop_finish(late.f->loop, &late.done), 0);
-	assert_true(atomic_load(&late.done));
+	assert_int_equal(evloop_finish(late.f->loop, &late.left), 0);
+	assert_int_equal(atomic_load(&late.left), 0);
 	pthread_join(thread, NULL);
 	/* and a finish whose end comes from elsewhere is woken for it */
 	evloop_wake(late.f->loop);
-	assert_int_equal(evloop_finish(late.f->loop, &late.done), 0);
+	assert_int_equal(evloop_finish(late.f->loop, &late.left), 0);
 	close(late.fd);
 }
 
@@ -380,6 +381,55 @@ static void a_devices_own_requests_complete_on_the_loop(void **state)
 		assert_int_equal(nops[i].res, 0);
 }
 
+static void refused_done(struct uring_op *op, int res, unsigned flags)
+{
+	struct nop *nop = (struct nop *)op;
+
+	(void)flags;
+	nop->res = res;
+	evloop_stop(nop->f->loop, 14);
+}
+
+/* What seccomp forbids must not be had from the ring instead. */
+static void a_ring_does_what_it_is_for_and_nothing_else(void **state)
+{
+	static const struct {
+		const char *name;
+		uint8_t op, flags;
+	} rows[] = {
+		{"openat", IORING_OP_OPENAT, 0},
+		{"socket", IORING_OP_SOCKET, 0},
+		{"connect", IORING_OP_CONNECT, 0},
+		{"accept", IORING_OP_ACCEPT, 0},
+		{"unlinkat", IORING_OP_UNLINKAT, 0},
+		{"renameat", IORING_OP_RENAMEAT, 0},
+		{"statx", IORING_OP_STATX, 0},
+		{"madvise", IORING_OP_MADVISE, 0},
+		{"write", IORING_OP_WRITE, 0}, /* a device's, and this ring has none */
+		{"msg_ring", IORING_OP_MSG_RING, 0},
+		{"fixed file", IORING_OP_NOP, IOSQE_FIXED_FILE},
+		{"drain", IORING_OP_NOP, IOSQE_IO_DRAIN},
+		{"async", IORING_OP_NOP, IOSQE_ASYNC},
+	};
+	struct fixture *f = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct io_uring_sqe *sqe;
+		struct nop nop = {.op = {refused_done}, .f = f};
+
+		evloop_destroy(f->loop);
+		assert_int_equal(evloop_create(BIT(IORING_OP_NOP), &f->loop), 0);
+		sqe = uring_get_sqe(evloop_ring(f->loop));
+		io_uring_prep_rw(rows[i].op, sqe, -1, NULL, 0, 0);
+		sqe->flags = rows[i].flags;
+		io_uring_sqe_set_data(sqe, &nop.op);
+		if (run(f) != 14 || nop.res != -EACCES)
+			fail_msg("%s: %d", rows[i].name, nop.res);
+	}
+	assert_int_equal(io_uring_register_files(evloop_ring(f->loop), f->pipe, 2), -EACCES);
+	assert_int_equal(io_uring_register_eventfd(evloop_ring(f->loop), f->pipe[0]), -EACCES);
+}
+
 static void destroy_takes_back_what_is_still_watched(void **state)
 {
 	struct fixture *f = *state;
@@ -393,7 +443,7 @@ static void destroy_takes_back_what_is_still_watched(void **state)
 	evloop_destroy(f->loop);
 	assert_int_equal(f->calls, 0);
 	close(fd);
-	assert_int_equal(evloop_create(&f->loop), 0);
+	assert_int_equal(evloop_create(0, &f->loop), 0);
 }
 
 int main(void)
@@ -413,6 +463,7 @@ int main(void)
 		T(a_stop_before_the_loop_runs_is_kept),
 		T(a_signal_handler_may_stop_it),
 		T(a_devices_own_requests_complete_on_the_loop),
+		T(a_ring_does_what_it_is_for_and_nothing_else),
 		T(destroy_takes_back_what_is_still_watched),
 	};
 

@@ -32,7 +32,7 @@ static int power_on(void **state)
 	assert_non_null(f);
 	sim_rig_init(&f->rig, SIM_DART_T8103, SIM_DART_SOUND, 1, false);
 	assert_int_equal(sim_rig_map(&f->rig, H + G, G, RAM + 2 * G, RW), 0);
-	assert_int_equal(evloop_create(&f->loop), 0);
+	assert_int_equal(evloop_create(0, &f->loop), 0);
 	*state = f;
 	return 0;
 }
@@ -106,7 +106,7 @@ static void what_is_destroyed_looks_no_more(void **state)
 	mediator_get_stats(f->rig.m, &stats);
 	seen = stats.syncs_for_cpu;
 	evloop_destroy(f->loop);
-	assert_int_equal(evloop_create(&f->loop), 0);
+	assert_int_equal(evloop_create(0, &f->loop), 0);
 	mediator_get_stats(f->rig.m, &stats);
 	assert_int_equal(stats.syncs_for_cpu, seen);
 }

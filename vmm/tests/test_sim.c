@@ -649,7 +649,7 @@ static int power_on(void **state)
 	rig.ram = (uint8_t *)ALIGN_UP((uintptr_t)rig.ram, 2u << 20);
 	rig.span = (struct gmem_span){.gpa = RAM_BASE, .len = RAM, .hva = rig.ram};
 	rig.gmem = (struct gmem){.spans = {rig.span}, .nr_spans = 1};
-	assert_int_equal(evloop_create(&rig.loop), 0);
+	assert_int_equal(evloop_create(0, &rig.loop), 0);
 	assert_int_equal(bus_create(&rig.bus), 0);
 	rig.pci = (struct pci_machine){.bus = rig.bus,
 				       .set_intx = set_intx,

@@ -171,15 +171,38 @@ static void a_difference_keeps_what_tells_a_state(void **state)
 	assert_int_equal(stats.frame_size, 16384);
 }
 
+/* Open, write and close. Return: that of the first that failed. */
+static int write_file(const char *name, const struct stats *stats)
+{
+	struct stats_file *file;
+	int ret = stats_file_open(name, &file);
+
+	if (ret)
+		return ret;
+	ret = stats_file_write(file, stats);
+	stats_file_close(file);
+	return ret;
+}
+
+static unsigned nr_files(void)
+{
+	struct dirent **list;
+	int nr = scandir(dir, &list, NULL, NULL);
+
+	assert_true(nr >= 2);
+	for (int i = 0; i < nr; i++)
+		free(list[i]);
+	free(list);
+	return (unsigned)nr - 2;
+}
+
 static void the_file_is_json_with_every_count(void **state)
 {
 	struct stat st;
 	char *text;
 
 	(void)state;
-	assert_int_equal(stats_check_file(path), 0);
-	assert_int_equal(access(path, F_OK), -1);
-	assert_int_equal(stats_write_file(path, &some), 0);
+	assert_int_equal(write_file(path, &some), 0);
 	text = slurp(path);
 	assert_non_null(strstr(text, "\"uart\": 7,"));
 	assert_non_null(strstr(text, "\"bar\": 9,"));
@@ -190,50 +213,88 @@ static void the_file_is_json_with_every_count(void **state)
 	assert_non_null(strstr(text, "\"bounce_bytes_peak\": 42\n"));
 	assert_int_equal(text[strlen(text) - 2], '}');
 	umask(022);
-	assert_int_equal(stats_write_file(path, &some), 0);
+	assert_int_equal(write_file(path, &some), 0);
 	assert_int_equal(stat(path, &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0644);
+	assert_int_equal(nr_files(), 1);
 }
 
 static void an_old_file_is_kept_until_the_new_one_is_whole(void **state)
 {
 	struct stats none = {0};
+	struct stats_file *file;
 
 	(void)state;
-	assert_int_equal(stats_write_file(path, &some), 0);
-	assert_int_equal(stats_check_file(path), 0);
+	assert_int_equal(write_file(path, &some), 0);
+	assert_int_equal(stats_file_open(path, &file), 0);
+	assert_true(stats_file_replaces(file));
 	assert_non_null(strstr(slurp(path), "1234"));
-	assert_int_equal(stats_write_file(path, &none), 0);
+	assert_int_equal(stats_file_write(file, &none), 0);
+	stats_file_close(file);
 	assert_null(strstr(slurp(path), "1234"));
 	assert_non_null(strstr(slurp(path), "\"viommu\": null"));
+	assert_int_equal(nr_files(), 1);
+}
+
+static void what_is_never_written_leaves_nothing(void **state)
+{
+	struct stats_file *file;
+
+	(void)state;
+	unlink(path);
+	assert_int_equal(stats_file_open(path, &file), 0);
+	assert_int_equal(access(path, F_OK), -1);
+	stats_file_close(file);
+	assert_int_equal(nr_files(), 0);
+	stats_file_close(NULL);
 }
 
 static void a_place_that_cannot_be_written_is_refused(void **state)
 {
+	struct stats_file *file;
 	char missing[128];
 
 	(void)state;
 	snprintf(missing, sizeof(missing), "%s/no/such/file", dir);
-	assert_int_equal(stats_check_file(missing), -ENOENT);
-	assert_int_equal(stats_write_file(missing, &some), -ENOENT);
-	assert_int_equal(stats_check_file(dir), -EISDIR);
-	assert_int_equal(stats_write_file("/dev/full", &some), -ENOSPC);
+	assert_int_equal(write_file(missing, &some), -ENOENT);
+	assert_int_equal(write_file(dir, &some), -EISDIR);
+	assert_int_equal(write_file("/dev/full", &some), -ENOSPC);
+	/* and one that cannot be replaced in the end */
+	assert_int_equal(stats_file_open(path, &file), 0);
+	assert_int_equal(mkdir(path, 0777), 0);
+	assert_int_equal(stats_file_write(file, &some), -EISDIR);
+	stats_file_close(file);
+	assert_int_equal(rmdir(path), 0);
+	assert_int_equal(nr_files(), 0);
 }
 
 static void a_pipe_is_written_in_place(void **state)
 {
 	char text[4096] = {0}, name[32];
-	int fds[2];
+	struct stats_file *file;
+	int fds[2], reader;
 
 	(void)state;
 	assert_int_equal(pipe(fds), 0);
 	snprintf(name, sizeof(name), "/dev/fd/%d", fds[1]);
-	assert_int_equal(stats_check_file(name), 0);
-	assert_int_equal(stats_write_file(name, &some), 0);
+	assert_int_equal(write_file(name, &some), 0);
 	assert_true(read(fds[0], text, sizeof(text) - 1) > 0);
 	assert_non_null(strstr(text, "1234"));
 	close(fds[0]);
 	close(fds[1]);
+	/* one whose reader comes later */
+	assert_int_equal(mkfifo(path, 0600), 0);
+	assert_int_equal(stats_file_open(path, &file), 0);
+	assert_false(stats_file_replaces(file));
+	reader = open(path, O_RDONLY);
+	assert_int_equal(stats_file_write(file, &some), 0);
+	stats_file_close(file);
+	memset(text, 0, sizeof(text));
+	assert_true(read(reader, text, sizeof(text) - 1) > 0);
+	assert_non_null(strstr(text, "1234"));
+	assert_int_equal(read(reader, text, sizeof(text)), 0);
+	close(reader);
+	assert_int_equal(unlink(path), 0);
 }
 
 static void an_address_tells_the_kind_of_exit(void **state)
@@ -271,6 +332,7 @@ int main(void)
 		cmocka_unit_test(a_difference_keeps_what_tells_a_state),
 		T(the_file_is_json_with_every_count),
 		T(an_old_file_is_kept_until_the_new_one_is_whole),
+		T(what_is_never_written_leaves_nothing),
 		T(a_place_that_cannot_be_written_is_refused),
 		T(a_pipe_is_written_in_place),
 		cmocka_unit_test(an_address_tells_the_kind_of_exit),

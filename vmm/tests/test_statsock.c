@@ -92,7 +92,7 @@ static int start(void **state)
 {
 	nr_collected = 0;
 	statsock_patience_ns = UINT64_C(10000000000);
-	return in_a_directory(state) || evloop_create(&loop) ||
+	return in_a_directory(state) || evloop_create(0, &loop) ||
 	       statsock_create(loop, collect, NULL, &sock) ||
 	       pthread_create(&thread, NULL, turn_loop, loop);
 }
@@ -317,7 +317,7 @@ static void a_socket_left_by_one_that_was_killed_is_replaced(void **state)
 	assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
 	close(fd);
 	assert_int_equal(fetch(getpid(), false, &got), -ECONNREFUSED);
-	assert_int_equal(evloop_create(&own), 0);
+	assert_int_equal(evloop_create(0, &own), 0);
 	assert_int_equal(statsock_create(own, collect, NULL, &second), 0);
 	statsock_destroy(second);
 	evloop_destroy(own);
@@ -332,7 +332,7 @@ static void a_file_of_that_name_is_not_removed(void **state)
 
 	(void)state;
 	fclose(file);
-	assert_int_equal(evloop_create(&own), 0);
+	assert_int_equal(evloop_create(0, &own), 0);
 	assert_int_equal(statsock_create(own, collect, NULL, &second), -EADDRINUSE);
 	evloop_destroy(own);
 	assert_int_equal(unlink(addr.sun_path), 0);
@@ -345,7 +345,7 @@ static void a_directory_that_is_not_there_is_refused(void **state)
 
 	(void)state;
 	setenv("XDG_RUNTIME_DIR", "/nowhere/at/all", 1);
-	assert_int_equal(evloop_create(&own), 0);
+	assert_int_equal(evloop_create(0, &own), 0);
 	assert_int_equal(statsock_create(own, collect, NULL, &second), -ENOENT);
 	evloop_destroy(own);
 }

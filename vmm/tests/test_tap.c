@@ -90,10 +90,11 @@ static void a_tap_that_stays_has_the_same_mac_for_every_guest(void **state)
 	close(again.fd);
 }
 
-/* tap_open() fails with -EINVAL and a line that has @text in it. */
-static void assert_refused(const char *tap_name, const char *text)
+/* tap_open() fails with -EINVAL and a line that has @text in it; it closes @fd, if that is not 0.
+ */
+static void assert_refused(const char *tap_name, int tap_fd, const char *text)
 {
-	const struct net_config cfg = {.tap = tap_name};
+	const struct net_config cfg = {.tap = tap_name, .fd = tap_fd};
 	int file = memfd_create("stderr", MFD_CLOEXEC), saved = dup(STDERR_FILENO), ret;
 	char said[512] = {0};
 	struct tap tap;
@@ -104,8 +105,8 @@ static void assert_refused(const char *tap_name, const char *text)
 	close(saved);
 	assert_true(pread(file, said, sizeof(said) - 1, 0) > 0);
 	close(file);
-	assert_int_equal(ret, -EINVAL);
-	assert_int_equal(tap.fd, -1);
+	if (ret != -EINVAL || tap.fd != -1)
+		fail_msg("%s: %d", text, ret);
 	if (!strstr(said, text))
 		fail_msg("'%s' lacks '%s'", said, text);
 }
@@ -132,10 +133,61 @@ static void another_kind_of_interface_is_refused(void **state)
 		assert_true(fd >= 0);
 		strcpy(ifr.ifr_name, name);
 		assert_int_equal(ioctl(fd, TUNSETIFF, &ifr), 0);
-		assert_refused(name, rows[i].text);
+		assert_refused(name, 0, rows[i].text);
 		close(fd);
 	}
-	assert_refused("lo", "this interface is not a tap");
+	assert_refused("lo", 0, "this interface is not a tap");
+}
+
+/* As whoever starts granule opens one. Return: a descriptor. */
+static int open_tap(short flags)
+{
+	struct ifreq ifr = {.ifr_flags = flags};
+	int fd = open("/dev/net/tun", O_RDWR);
+
+	assert_true(fd >= 0);
+	strcpy(ifr.ifr_name, name);
+	assert_int_equal(ioctl(fd, TUNSETIFF, &ifr), 0);
+	return fd;
+}
+
+static void a_descriptor_that_is_a_tap_is_taken(void **state)
+{
+	struct net_config cfg;
+	struct tap tap, by_name;
+	int hdr_len = 0;
+
+	(void)state;
+	make(&by_name, &cfg); /* or skip */
+	assert_string_equal(by_name.name, name);
+	close(by_name.fd);
+	cfg.tap = "fd=N";
+	cfg.fd = open_tap(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR);
+	assert_int_equal(tap_open(&cfg, &tap), 0);
+	assert_int_equal(tap.fd, cfg.fd);
+	assert_string_equal(tap.name, name);
+	assert_int_equal(tap.mtu, 1500);
+	assert_true(fcntl(tap.fd, F_GETFL) & O_NONBLOCK);
+	assert_int_equal(ioctl(tap.fd, TUNGETVNETHDRSZ, &hdr_len), 0);
+	assert_int_equal(hdr_len, sizeof(struct virtio_net_hdr_v1));
+	assert_true(tap.offloads & BIT(VIRTIO_NET_F_HOST_TSO4));
+	close(tap.fd);
+}
+
+static void a_descriptor_that_is_none_is_refused(void **state)
+{
+	struct net_config cfg;
+	struct tap tap;
+	int fd = open("/dev/null", O_RDWR);
+
+	(void)state;
+	assert_refused("fd=N", fd, "no tap that is attached");
+	assert_int_equal(fcntl(fd, F_GETFD), -1);
+	make(&tap, &cfg); /* or skip */
+	close(tap.fd);
+	assert_refused("fd=N", open("/dev/net/tun", O_RDWR), "no tap that is attached");
+	assert_refused("fd=N", open_tap(IFF_TUN | IFF_NO_PI | IFF_VNET_HDR), "without IFF_TAP;");
+	assert_refused("fd=N", open_tap(IFF_TAP | IFF_NO_PI), "without IFF_VNET_HDR;");
 }
 
 int main(void)
@@ -145,6 +197,8 @@ int main(void)
 		cmocka_unit_test(what_another_uses_is_busy),
 		cmocka_unit_test(a_tap_that_stays_has_the_same_mac_for_every_guest),
 		cmocka_unit_test(another_kind_of_interface_is_refused),
+		cmocka_unit_test(a_descriptor_that_is_a_tap_is_taken),
+		cmocka_unit_test(a_descriptor_that_is_none_is_refused),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -69,7 +69,7 @@ static struct fixture *fixture(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
-	assert_int_equal(evloop_create(&f->loop), 0);
+	assert_int_equal(evloop_create(0, &f->loop), 0);
 	f->room = sizeof(f->got);
 	*state = f;
 	return f;
@@ -420,7 +420,7 @@ static void ends_with(struct fixture *f, int how)
 			.in = f->in, .out = f->out, .input = input, .resize = resize, .ctx = f};
 		struct term_cfg own = cfg;
 
-		if (evloop_create(&loop))
+		if (evloop_create(0, &loop))
 			_exit(9);
 		own.loop = loop;
 		f->resizes = 5;
