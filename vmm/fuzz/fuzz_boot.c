@@ -181,6 +181,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 		demand(n >= 64 && (uint64_t)get_le32(packed + 8) + get_le32(packed + 12) <= n);
 	check_plan(&image, &plan);
 	kernel_free(&image);
-	demand(inspect_run(path) == EXIT_POWEROFF);
+	demand(inspect_run(&(struct inspect_config){.kernel = path}) == EXIT_POWEROFF);
 	return 0;
 }

@@ -135,8 +135,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	}
 	if (req.command == CLI_RUN)
 		check_config(&req.vm);
-	if (req.command == CLI_INSPECT && req.kernel)
-		check_string(req.kernel);
+	if (req.command == CLI_INSPECT && req.inspect.kernel)
+		check_string(req.inspect.kernel);
+	else if (req.command == CLI_INSPECT)
+		demand(req.inspect.pid > 0 && !(req.inspect.json && req.inspect.svg));
 	if (req.command == CLI_STAT)
 		demand(req.stat.pid > 0);
 	return 0;

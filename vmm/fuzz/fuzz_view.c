@@ -66,6 +66,18 @@ static void say(const char *fmt, va_list ap)
 MESSAGE(msg_error)
 MESSAGE(msg_warn)
 MESSAGE(msg_info)
+MESSAGE(msg_tell)
+MESSAGE(msg_notable)
+
+void msg_verbose(bool on)
+{
+	(void)on;
+}
+
+bool msg_is_verbose(void)
+{
+	return true;
+}
 
 void msg_raw_terminal(bool raw)
 {
