@@ -131,6 +131,45 @@ stat_marks() {
 	done
 }
 
+# small_disks MIB: file systems of 256 KiB, an image of MIB in each: small1/image, small2/image
+small_disks() {
+	for fs in small1 small2; do
+		mkdir -p $fs && mount -t tmpfs -o size=256k none $fs && truncate -s "$1M" $fs/image || return
+	done
+}
+
+# full_marks FILE: answer linux/full.sh, which marks moments on its disk FILE: after `full` there is room again,
+# after `cut` the images have 16 KiB
+full_marks() {
+	last=
+	while [ "$last" != cut ]; do
+		mark=$(dd if="$1" bs=512 count=1 2>/dev/null | tr -d ' \0')
+		if [ "$mark" != "$last" ]; then
+			case $mark in
+			full) mount -o remount,size=8m none small1 && mount -o remount,size=8m none small2 ;;
+			cut)
+				cp small1/image kept1 && cp small2/image kept2
+				truncate -s 16K small1/image && truncate -s 16K small2/image
+				;;
+			esac
+			printf '%-511s\n' "$mark" | dd of="$1" bs=512 seek=1 conv=notrunc 2>/dev/null
+			last=$mark
+		fi
+		usleep 50000
+	done
+}
+
+# holds_acked FILE DISK: what the guest was told is written is in the file
+holds_acked() {
+	nr=$(sed -n "s/^| acked $2 //p" "$work/said")
+	[ "$nr" ] || { echo "nothing is said of $2"; return 1; }
+	i=0
+	while [ $i -lt $((nr + 4)) ]; do
+		dd if="$1" bs=4096 skip=$i count=1 2>/dev/null | grep -q "^block $i of $2 " || { echo "block $i of $2"; return 1; }
+		i=$((i + 1))
+	done
+}
+
 # stat_field MARK NAME: a number of its statistics
 stat_field() { sed -n "s/^ *\"$2\": \([0-9]*\),*$/\1/p" "stat.$1"; }
 

@@ -54,6 +54,8 @@ struct blk {
 	char serial[VIRTIO_BLK_ID_BYTES]; /* padded with NUL, need not end in one */
 	struct virtio_blk_config config;
 	struct io_uring *ring;
+	void (*failed)(void *ctx, const char *what, int error);
+	void *failed_ctx;
 
 	/* dev.lock */
 	struct request *free;
@@ -253,6 +255,18 @@ static void serve(struct blk *blk)
 	}
 }
 
+/* The file has failed a request. */
+static void tell_failure(const struct request *req, int error)
+{
+	static const char *const names[] = {
+		[STEP_ANSWER] = "nothing", [STEP_READ] = "read",       [STEP_WRITE] = "write",
+		[STEP_SYNC] = "flush",	   [STEP_DISCARD] = "discard",
+	};
+
+	if (req->blk->failed)
+		req->blk->failed(req->blk->failed_ctx, names[req->step], error);
+}
+
 /* Go on with a request after a completion. Return: false when it waits for another one. */
 static bool proceed(struct request *req, int res)
 {
@@ -270,6 +284,7 @@ static bool proceed(struct request *req, int res)
 		if (res <= 0) {
 			/* 0: the file ends here, it was truncated under us */
 			req->status = VIRTIO_BLK_S_IOERR;
+			tell_failure(req, -res);
 			return true;
 		}
 		consume(req, (uint64_t)res);
@@ -297,6 +312,8 @@ static bool proceed(struct request *req, int res)
 		break;
 	}
 	req->status = res < 0 ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK;
+	if (res < 0)
+		tell_failure(req, -res);
 	return true;
 }
 
@@ -435,4 +452,11 @@ int blk_create(int fd, uint64_t size, bool readonly, const char *serial, struct 
 	}
 	*out = &blk->dev;
 	return 0;
+}
+
+void blk_on_failure(struct virtio_dev *dev, void (*fn)(void *ctx, const char *what, int error),
+		    void *ctx)
+{
+	to_blk(dev)->failed = fn;
+	to_blk(dev)->failed_ctx = ctx;
 }

@@ -5,15 +5,19 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "iommu/base.h"
 #include "vmm/fdarg.h"
 #include "vmm/msg.h"
 
 #define SECTOR 512
+
+#define LOG_INTERVAL_NS UINT64_C(60000000000)
 
 static int disk_size(int fd, const char *path, uint64_t *size)
 {
@@ -94,4 +98,20 @@ int disk_open(const struct disk_config *cfg, uint64_t *size)
 		return ret;
 	}
 	return fd;
+}
+
+void disk_log_failure(struct disk_log *log, const char *path, const char *what, int error)
+{
+	uint64_t now = monotonic_ns();
+	char more[64] = "";
+
+	if (log->said && now - log->last_ns < LOG_INTERVAL_NS) {
+		log->unsaid++;
+		return;
+	}
+	if (log->unsaid)
+		snprintf(more, sizeof(more), " (and %u failures before it)", log->unsaid);
+	*log = (struct disk_log){.said = true, .last_ns = now};
+	msg_warn("disk %s: a %s failed: %s%s; the guest is told", path, what,
+		 error ? strerror(error) : "it has become shorter", more);
 }

@@ -3,6 +3,7 @@
 #ifndef VMM_DISK_H
 #define VMM_DISK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "vmm/cli.h"
@@ -16,5 +17,17 @@
  * Return: a descriptor >= 0, the caller's; -errno after a line on stderr.
  */
 int disk_open(const struct disk_config *cfg, uint64_t *size);
+
+/* What was said of a disk that fails; zero at first. */
+struct disk_log {
+	bool said;
+	uint64_t last_ns;
+	unsigned unsaid;
+};
+
+/* disk_log_failure - a line on stderr, at most one a minute; how many went unsaid is in the next.
+ * @what: of the guest's, "write" say; @error: an errno, 0: the file ends before. One thread at a
+ * time. */
+void disk_log_failure(struct disk_log *log, const char *path, const char *what, int error);
 
 #endif

@@ -35,6 +35,7 @@ struct member {
 	char dart_name[MAX_DARTS][NAME_LEN];
 	int fd; /* of the disk; -1: there is none, or it is the controller's by now */
 	uint64_t size;
+	struct disk_log disk_log;
 	struct sim_dart *darts[MAX_DARTS];
 	int guest_dart; /* its number; -1: the DARTs are ours */
 	struct sim_set *set;
@@ -242,6 +243,13 @@ static void on_progress(void *ctx, uint64_t nr)
 			sim_dart_hang(m->darts[i]);
 }
 
+static void disk_failed(void *ctx, const char *what, int error)
+{
+	struct member *m = ctx;
+
+	disk_log_failure(&m->disk_log, m->cfg.disk.path, what, error);
+}
+
 static int create_nvme(struct member *m, struct pci_dev **dev)
 {
 	char serial[] = "granule-sim0";
@@ -256,6 +264,7 @@ static int create_nvme(struct member *m, struct pci_dev **dev)
 		.data = sim_dart_port(m->darts[m->cfg.darts - 1]),
 		.msi_target = m->cfg.guest_owned ? msi_target : NULL,
 		.progress = on_progress,
+		.failed = disk_failed,
 		.ctx = m,
 	};
 	int ret;

@@ -385,7 +385,9 @@ static void shutdown_done(struct uring_op *op, int res, unsigned flags)
 {
 	struct sim_nvme *nvme = container_of(op, struct sim_nvme, shutdown_op);
 
-	(void)res; /* there is nobody left to tell */
+	/* The guest has no more commands to be told of it. */
+	if (res < 0 && nvme->cfg.failed)
+		nvme->cfg.failed(nvme->cfg.ctx, "flush", -res);
 	(void)flags;
 	pthread_mutex_lock(&nvme->lock);
 	if (shutdown_status(nvme) == NVME_CSTS_SHST_OCCURS)

@@ -32,7 +32,9 @@ struct sim_nvme_cfg {
 	/* The controller has completed @nr I/O commands since it was made; on its thread; may be
 	 * NULL. */
 	void (*progress)(void *ctx, uint64_t nr);
-	void *ctx; /* of both */
+	/* The file has failed a command, as blk_on_failure() has it; on its thread; may be NULL. */
+	void (*failed)(void *ctx, const char *what, int error);
+	void *ctx; /* of all */
 };
 
 struct sim_nvme;

@@ -214,10 +214,24 @@ static void account(struct nvme_request *req)
 	}
 }
 
+/* tell_failure - the file has failed @step; @error: an errno, 0: it ends before */
+static void tell_failure(const struct sim_nvme *nvme, enum nvme_step step, int error)
+{
+	static const char *const names[] = {
+		[NVME_STEP_READ] = "read",  [NVME_STEP_WRITE] = "write",
+		[NVME_STEP_SYNC] = "flush", [NVME_STEP_PUNCH] = "discard",
+		[NVME_STEP_ZERO] = "write",
+	};
+
+	if (nvme->cfg.failed)
+		nvme->cfg.failed(nvme->cfg.ctx, names[step], error);
+}
+
 void nvme_io_done(struct uring_op *op, int res, unsigned flags)
 {
 	struct nvme_request *req = container_of(op, struct nvme_request, op);
 	struct sim_nvme *nvme = req->nvme;
+	enum nvme_step step = req->step;
 	int status;
 
 	(void)flags;
@@ -227,6 +241,8 @@ void nvme_io_done(struct uring_op *op, int res, unsigned flags)
 		status = proceed(req, res);
 		if (status == NVME_SC_SUCCESS)
 			account(req);
+		else if (status != NVME_PENDING && res <= 0)
+			tell_failure(nvme, step, -res);
 		if (status != NVME_PENDING)
 			nvme_finish(req, (unsigned)status);
 	}

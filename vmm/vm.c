@@ -105,6 +105,12 @@ struct slot {
 	unsigned nr_kicks;
 };
 
+/* Whom a failing disk's messages are about. */
+struct disk {
+	const char *path;
+	struct disk_log log;
+};
+
 struct vm {
 	const struct vm_config *cfg;
 
@@ -112,6 +118,7 @@ struct vm {
 	int initrd_fd;			/* -1: none */
 	int disk_fds[CONFIG_MAX_DISKS]; /* -1: not open, or the device's by now */
 	uint64_t disk_sizes[CONFIG_MAX_DISKS];
+	struct disk disks[CONFIG_MAX_DISKS];
 	struct tap taps[CONFIG_MAX_NETS]; /* fd -1: as above */
 	struct boot_plan plan;
 	char *cmdline; /* as the guest gets it; NULL: cfg's */
@@ -895,6 +902,13 @@ static int add_console(struct vm *vm)
 	return add_slot(vm, vm->console, true);
 }
 
+static void disk_failed(void *ctx, const char *what, int error)
+{
+	struct disk *disk = ctx;
+
+	disk_log_failure(&disk->log, disk->path, what, error);
+}
+
 static int add_disk(struct vm *vm, unsigned i)
 {
 	char serial[] = "granule-disk0";
@@ -907,6 +921,8 @@ static int add_disk(struct vm *vm, unsigned i)
 	if (ret)
 		return ret;
 	vm->disk_fds[i] = -1;
+	vm->disks[i].path = vm->cfg->disks[i].path;
+	blk_on_failure(dev, disk_failed, &vm->disks[i]);
 	return add_slot(vm, dev, true);
 }
 

@@ -497,15 +497,37 @@ static void an_error_of_the_host_is_an_error_of_the_disk(void **state)
 	assert_int_equal(run(*state, VIRTIO_BLK_T_IN, 0, NULL, buf, 512, NULL), VIRTIO_BLK_S_OK);
 }
 
+static struct {
+	unsigned nr;
+	const char *what;
+	int error;
+} told;
+
+static void on_failure(void *ctx, const char *what, int error)
+{
+	(void)ctx;
+	told.nr++;
+	told.what = what;
+	told.error = error;
+}
+
 static void a_file_that_was_truncated_is_an_error(void **state)
 {
 	uint32_t used;
 
 	file_disk(*state, false, DRIVER_ALL_FEATURES);
+	memset(&told, 0, sizeof(told));
+	blk_on_failure(fixture.driver.dev, on_failure, NULL);
 	assert_int_equal(ftruncate(fixture.disk, 1000), 0);
 	assert_int_equal(run(*state, VIRTIO_BLK_T_IN, 1, NULL, buf, 1024, &used),
 			 VIRTIO_BLK_S_IOERR);
 	assert_int_equal(used, 488); /* so much was read */
+	assert_int_equal(told.nr, 1);
+	assert_string_equal(told.what, "read");
+	assert_int_equal(told.error, 0);
+	/* What is still there can be read. */
+	assert_int_equal(run(*state, VIRTIO_BLK_T_IN, 0, NULL, buf, 512, NULL), VIRTIO_BLK_S_OK);
+	assert_int_equal(told.nr, 1);
 }
 
 static void a_request_without_header_or_status_breaks_the_device(void **state)
