@@ -159,11 +159,15 @@ $(B)/%/vmm/cli.o: CPPFLAGS_ALL += -DVERSION='"$(VERSION)"'
 
 THREADED := test_coherence test_dart* test_faultlog test_hold test_mediator* test_oracle* test_poller test_ring_order test_sim test_sim_* test_statsock test_sync test_trace test_virtio_ring
 
+# Calls that test_failnth fails.
+WRAPS_test_failnth := $(addprefix -Xlinker --wrap=,malloc calloc realloc aligned_alloc eventfd timerfd_create socket \
+  signalfd mmap pthread_create fstat open fcntl)
+
 # $(1) flavour, $(2) layer, $(3) test_<noun>
 define unit_test
 $(B)/$(1)/$(2)/tests/$(3): $(B)/$(1)/$(2)/tests/$(3).o $$(foreach l,$$($(2)_BELOW),$(B)/$(1)/$$(l).a)
 	$$(call say,LINK,$$@)
-	$$(Q)$$($(1)_CC) $$($(1)_CFLAGS) $$(or $$($(1)_TEST_LDFLAGS),$$($(1)_LDFLAGS)) -o $$@ $$^ $$(LIBS) -lcmocka
+	$$(Q)$$($(1)_CC) $$($(1)_CFLAGS) $$(or $$($(1)_TEST_LDFLAGS),$$($(1)_LDFLAGS)) $$(WRAPS_$(3)) -o $$@ $$^ $$(LIBS) -lcmocka
 $(1)_TESTS += $(B)/$(1)/$(2)/tests/$(3)
 -include $(B)/$(1)/$(2)/tests/$(3).d
 endef

@@ -131,6 +131,24 @@ stat_marks() {
 	done
 }
 
+# with_entry_limit N COMMAND...: containers that are opened meanwhile take N mappings
+with_entry_limit() {
+	echo "$1" >/sys/module/vfio_iommu_type1/parameters/dma_entry_limit
+	shift
+	"$@"
+}
+
+# one_line PATTERN COMMAND...: it ends with status 1 and one line (warnings and statistics apart) that matches
+one_line() {
+	pattern=$1
+	shift
+	timeout 30 "$@" >/dev/null 2>one_line.err </dev/null
+	code=$?
+	grep '^granule: ' one_line.err | grep -v -E 'warning:|: to the guest|virtio-iommu, | s; exits' >one_line.said
+	cat one_line.said
+	[ $code -eq 1 ] && [ "$(wc -l <one_line.said)" -eq 1 ] && grep -q -E "$pattern" one_line.said
+}
+
 # small_disks MIB: file systems of 256 KiB, an image of MIB in each: small1/image, small2/image
 small_disks() {
 	for fs in small1 small2; do

@@ -1371,7 +1371,7 @@ static void undo_parts(struct domain *dom, const struct shape *shape, const stru
 }
 
 /* One mapping, up to what devices may not know before an invalidation, and moves not finished. */
-static int map_one(struct domain *dom, const struct mapping *map)
+static int try_map(struct domain *dom, const struct mapping *map)
 {
 	struct shape shape;
 	unsigned done = 0;
@@ -1401,6 +1401,18 @@ err_parts:
 	undo_parts(dom, &shape, map, done);
 	(void)maptree_remove(dom->maps, map->start);
 	return ret;
+}
+
+/* A host that takes no more mappings counts parked frames too: they are worth less than a request.
+ */
+static int map_one(struct domain *dom, const struct mapping *map)
+{
+	int ret = try_map(dom, map);
+
+	if (ret != -ENOSPC || !dom->parked.head)
+		return ret;
+	domain_trim(dom);
+	return try_map(dom, map);
 }
 
 int domain_map(struct domain *dom, const struct mapping *map)

@@ -58,7 +58,8 @@ static atomic_int phase;
 static atomic_uint counts[NR_CLASSES][NR_PHASES];
 static int fail_class = -1, fail_phase, fail_errno;
 static unsigned fail_nth;
-static const char *log_path;
+static int log_fd = -1; /* opened at the start: later the sandbox would not have it */
+static pthread_t main_thread;
 static uint64_t failed_request; /* its user_data; 0: none */
 static unsigned char is_event[1024];
 
@@ -67,20 +68,13 @@ static void say(const char *fmt, ...)
 {
 	char line[256];
 	va_list ap;
-	long fd;
 	int n;
 
 	va_start(ap, fmt);
 	n = vsnprintf(line, sizeof(line), fmt, ap);
 	va_end(ap);
-	if (!log_path)
-		return;
-	fd = syscall(SYS_openat, AT_FDCWD, log_path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC,
-		     0644);
-	if (fd >= 0) {
-		syscall(SYS_write, fd, line, n);
-		syscall(SYS_close, fd);
-	}
+	if (log_fd >= 0)
+		syscall(SYS_write, log_fd, line, n);
 }
 
 static int lookup(const char *word, size_t len, const char *const *names, int nr)
@@ -95,7 +89,10 @@ __attribute__((constructor)) static void arm(void)
 {
 	const char *spec = getenv("FAILNTH"), *colon;
 
-	log_path = getenv("FAILNTH_LOG");
+	main_thread = pthread_self();
+	if (getenv("FAILNTH_LOG"))
+		log_fd = (int)syscall(SYS_openat, AT_FDCWD, getenv("FAILNTH_LOG"),
+				      O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
 	if (spec) {
 		colon = strchrnul(spec, ':');
 		fail_class = lookup(spec, (size_t)(colon - spec), class_names, NR_CLASSES);
@@ -162,7 +159,7 @@ int __wrap_evloop_run(struct evloop *loop)
 {
 	int ret = __real_evloop_run(loop);
 
-	if (phase == PHASE_RUN && syscall(SYS_gettid) == getpid())
+	if (phase == PHASE_RUN && pthread_equal(pthread_self(), main_thread))
 		phase = PHASE_EXIT;
 	return ret;
 }
