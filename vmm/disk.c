@@ -91,8 +91,10 @@ int disk_open(const struct disk_config *cfg, uint64_t *size)
 		ret = disk_lock(fd, cfg);
 	/* io_uring answers EAGAIN for a non-blocking file instead of waiting; and a descriptor that
 	 * was handed in may append whatever the place, or want aligned memory. */
-	if (!ret && fcntl(fd, F_SETFL, 0))
+	if (!ret && fcntl(fd, F_SETFL, 0)) {
 		ret = -errno;
+		msg_error("disk %s: %s", cfg->path, strerror(-ret));
+	}
 	if (ret) {
 		close(fd);
 		return ret;
