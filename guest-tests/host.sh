@@ -149,10 +149,10 @@ one_line() {
 	[ $code -eq 1 ] && [ "$(wc -l <one_line.said)" -eq 1 ] && grep -q -E "$pattern" one_line.said
 }
 
-# small_disks MIB: file systems of 256 KiB, an image of MIB in each: small1/image, small2/image
+# small_disks MIB: file systems of 128 KiB, an image of MIB in each: small1/image, small2/image
 small_disks() {
 	for fs in small1 small2; do
-		mkdir -p $fs && mount -t tmpfs -o size=256k none $fs && truncate -s "$1M" $fs/image || return
+		mkdir -p $fs && mount -t tmpfs -o size=128k none $fs && truncate -s "$1M" $fs/image || return
 	done
 }
 
