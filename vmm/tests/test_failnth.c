@@ -224,7 +224,7 @@ static int build_and_destroy(void)
 		ret = sim_set_open(sim, &sims[i]);
 	if (!ret)
 		sim_set_place(sim, 1);
-	if (ret || (ret = evloop_create(&loop)) || (ret = bus_create(&bus)) ||
+	if (ret || (ret = evloop_create(0, &loop)) || (ret = bus_create(&bus)) ||
 	    (ret = uart_create(ignore_irq, ignore_output, NULL, &uart)) ||
 	    (ret = bus_add(bus, LAYOUT_UART_BASE, LAYOUT_UART_LEN, "uart", uart_access, uart,
 			   NULL)) ||
