@@ -17,8 +17,8 @@ mode=$1
 shift
 
 # Inputs of a check by noun: a few seconds' worth.
-declare -A runs=([queue]=60000 [viommu]=3000 [boot]=6000 [pci]=15000 [dart]=8000 [dart_model]=20000 [sim_nvme]=8000 [net]=3000 [blk]=1200 [console]=4000
-	[uart]=10000 [guard]=4000 [sim_edu]=700 [cli]=20000 [view]=2000)
+declare -A runs=([queue]=60000 [viommu]=3000 [boot]=6000 [pci]=15000 [dart]=8000 [dart_model]=20000 [sim_nvme]=8000 [net]=3000 [blk]=600 [console]=4000
+	[uart]=10000 [guard]=4000 [sim_edu]=500 [cli]=10000 [view]=1500)
 # No input needs a tenth of either, however it is made; -timeout is for what would never end.
 limits=(-rss_limit_mb=2048 -malloc_limit_mb=512 -timeout=300)
 # A failed assertion of a fake ends the process with a stack, not with a long jump to nowhere.

@@ -461,7 +461,8 @@ static void step(struct input *in)
 		if (b.wild || b.readonly)
 			break;
 		settle();
-		b.file_len = MIN(b.file_len, take8(in) % (DISK_LEN / 256) * 256u);
+		how = take8(in);
+		b.file_len = MIN(b.file_len, how % (DISK_LEN / 256) * 256u);
 		demand(!ftruncate(file, (off_t)b.file_len));
 		memset(&disk[b.file_len], 0, DISK_LEN - b.file_len);
 		break;

@@ -18,6 +18,7 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_mmio.h>
 #include <linux/virtio_ring.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -50,6 +51,7 @@ struct bench {
 	struct io_uring ring;
 	int wire;
 	uint64_t put, got;	 /* packets into the wire, and out of it */
+	bool clogged, gone;	 /* nobody takes any out; there is no wire any more */
 	uint8_t before[RAM_LEN]; /* RAM, when it was last the driver's alone */
 	bool quiet;
 };
@@ -107,8 +109,9 @@ static void check(void)
 	struct net_stats stats;
 
 	net_get_stats(b.dev, &stats);
-	drain();
-	demand(stats.tx_packets == b.got);
+	if (!b.clogged)
+		drain();
+	demand(b.clogged ? stats.tx_packets >= b.got : b.gone || stats.tx_packets == b.got);
 	demand(stats.rx_packets + stats.rx_dropped <= b.put);
 	if (b.quiet)
 		demand(!memcmp(b.ram, b.before, RAM_LEN));
@@ -239,6 +242,14 @@ static void step(struct input *in)
 	}
 	case 8:
 		how = take8(in);
+		if (how % 8 == 1) {
+			b.clogged = !b.clogged && !b.gone;
+		} else if (how == 0x7f && !b.gone) { /* the tap is deleted */
+			b.clogged = false;
+			check();
+			demand(!shutdown(b.wire, SHUT_RDWR));
+			b.gone = true;
+		}
 		if (how % 8)
 			break;
 		q = take8(in) % 5;
@@ -264,6 +275,9 @@ static void behave(void)
 	static uint8_t buf[0x20000];
 	struct net_stats before, now;
 
+	b.clogged = false;
+	drain();
+	turn(); /* what waited for the wire */
 	drain();
 	memset(b.ram, 0, RAM_LEN);
 	set_up(BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_NET_F_MRG_RXBUF), MAX_SIZE);
@@ -273,6 +287,20 @@ static void behave(void)
 	}
 	net_get_stats(b.dev, &before);
 	reg_write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+	if (b.gone) { /* the guest sees it */
+		uint8_t status[2] = {1};
+
+		for (unsigned i = 0; i < 1000 && status[0]; i++) {
+			turn();
+			reg_write(VIRTIO_MMIO_QUEUE_NOTIFY, 0);
+			virtio_mmio_access(b.mmio,
+					   VIRTIO_MMIO_CONFIG +
+						   offsetof(struct virtio_net_config, status),
+					   status, 2, false);
+		}
+		demand(!status[0]);
+		return;
+	}
 	for (unsigned i = 0; i < 1000 && before.rx_packets + before.rx_dropped < b.put; i++) {
 		turn();
 		net_get_stats(b.dev, &before);
@@ -311,6 +339,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	int fds[2], size = 1 << 20;
 
 	memset(&b, 0, sizeof(b));
+	signal(SIGPIPE, SIG_IGN); /* no tap sends one */
 	if (io_uring_queue_init(64, &b.ring, 0))
 		return 0; /* not allowed here */
 	demand(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds));

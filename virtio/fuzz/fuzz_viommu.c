@@ -7,7 +7,7 @@
  * step devices look at many addresses. What the model maps they must reach, with its rights; guest
  * memory they must reach nowhere else; and what they write is in guest memory after the next sync.
  *
- * Files: virtio/viommu.c iommu/maptree.c iommu/faultlog.c
+ * Files: virtio/viommu.c
  */
 #include "iommu/fuzz/input.h"
 

@@ -9,7 +9,7 @@
  * device's memory and never its MSI-X table, no message but to the doorbell, no access outside a
  * region.
  *
- * Files: vmm/pci.c vmm/pci_front.c vmm/msix.c vmm/virtio_guard.c vmm/nvme_guard.c
+ * Files: vmm/pci.c vmm/pci_front.c vmm/msix.c
  */
 #include "iommu/fuzz/input.h"
 

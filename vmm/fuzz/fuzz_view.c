@@ -27,7 +27,7 @@
 #include "vmm/svg.h"
 #include "vmm/view.h"
 
-#define MAX_ANSWER (sizeof(union answer) + 64)
+#define MAX_ANSWER (16 + sizeof(union answer) + 64) /* head, body, what is too much */
 
 static char dir[] = "/tmp/granule-fuzz.XXXXXX";
 static struct sockaddr_un addr = {.sun_family = AF_UNIX};
@@ -261,7 +261,9 @@ static size_t body_len(uint32_t what)
 
 static void *serve(void *ctx)
 {
+	static uint8_t bytes[MAX_ANSWER]; /* who has enough does not wait for the rest */
 	uint8_t request[256];
+	size_t len;
 
 	(void)ctx;
 	for (;;) {
@@ -269,11 +271,13 @@ static void *serve(void *ctx)
 		ssize_t n;
 
 		demand(fd >= 0);
+		len = answer_len;
+		memcpy(bytes, answer, len);
 		n = recv(fd, request, sizeof(request), 0);
 		if (n >= (ssize_t)sizeof(head) && !head[0])
 			memcpy(head, request, sizeof(head));
-		for (size_t at = 0; at < answer_len; at += (size_t)n) {
-			n = send(fd, answer + at, answer_len - at, MSG_NOSIGNAL);
+		for (size_t at = 0; at < len; at += (size_t)n) {
+			n = send(fd, bytes + at, len - at, MSG_NOSIGNAL);
 			if (n <= 0)
 				break;
 		}
@@ -306,7 +310,7 @@ static bool ask(struct input *in, uint32_t what, uint32_t domain, uint64_t at, u
 	if (how & 8)
 		answer[take8(in) % sizeof(head)] ^= take8(in);
 	if (how & 0x10)
-		answer_len -= MIN(answer_len, (size_t)take16(in));
+		answer_len -= take16(in) % (answer_len + 1);
 	else if (how & 0x20)
 		answer_len += take8(in) % 64;
 	lines = 0;
@@ -345,7 +349,7 @@ static void question_vm(struct input *in)
 	unsigned nr = 1 + take8(in) % 3;
 
 	snprintf(vm.sun_path, sizeof(vm.sun_path), "%s-vm", dir);
-	demand(!evloop_create(&loop));
+	demand(!evloop_create(0, &loop));
 	setenv("XDG_RUNTIME_DIR", vm.sun_path, 1);
 	demand(!statsock_create(loop, answer_ask, NULL, &sock));
 	snprintf(vm.sun_path + strlen(vm.sun_path), 32, "/granule-%d.sock", (int)getpid());
