@@ -238,18 +238,28 @@ static void start_tame(struct dice *dice)
 		    OK);
 }
 
-/* A page of the board comes or goes at an IOVA that has room for it and three more. */
+/*
+ * A page of the board comes or goes at an IOVA, and a device under attack is told to write there
+ * and around it: into what is mapped, and never into the pages beside it.
+ */
 static void change_board(struct dice *dice)
 {
+	const struct attack_pci *pci = &targets.pci[below(dice, targets.nr_pci)];
 	unsigned page = below(dice, arena.board_pages / 2) * 2;
 	uint64_t iova = BOARD_IOVA + below(dice, 256) * (uint64_t)ARENA_PAGE;
 
-	if (one_in(dice, 2))
-		iommu_map(&iommu, BOARD_DOMAIN, iova, iova + ARENA_PAGE - 1,
-			  arena.board + page * ARENA_PAGE, 1 + below(dice, 3));
-	else
+	if (one_in(dice, 3))
 		iommu_unmap(&iommu, BOARD_DOMAIN, iova,
 			    iova + below(dice, 16) * (uint64_t)ARENA_PAGE - 1);
+	else
+		iommu_map(&iommu, BOARD_DOMAIN, iova, iova + ARENA_PAGE - 1,
+			  arena.board + page * ARENA_PAGE, 1 + below(dice, 3));
+	if (!pci->masters)
+		return;
+	mmio_write64(pci->bar + SIM_EDU_DMA_IOVA, iova + (one_in(dice, 2) ? ARENA_PAGE : 0));
+	mmio_write32(pci->bar + SIM_EDU_DMA_OFFSET, below(dice, 0x100) * 8);
+	mmio_write32(pci->bar + SIM_EDU_DMA_LEN, 4 * ARENA_PAGE);
+	mmio_write32(pci->bar + SIM_EDU_DMA_CMD, SIM_EDU_RUN | SIM_EDU_TO_MEMORY);
 }
 
 /* ---- the attack ---- */
