@@ -402,10 +402,10 @@ static void check_mappings(uint64_t all)
 	claim_begin("mappings_end_and_can_all_be_taken_away");
 	start_iommu();
 	while (n < most) {
-		/* whole frames, in step with the host's, all of the same memory: nothing is bounced
-		 */
+		/* whole frames to read, in step with the host's, all of the same memory: none is
+		 * bounced */
 		status = iommu_map(&iommu, DOMAIN, at, at + FRAME - 1, machine.ram_base + 0x1000000,
-				   IOMMU_RW);
+				   VIRTIO_IOMMU_MAP_F_READ);
 		if (status != OK)
 			break;
 		n++;
