@@ -116,14 +116,19 @@ served() {
 		$1 == "Tcp:" && $at { print $at " segments had wrong checksums"; exit 1 }' /proc/net/snmp
 }
 
-# stat_marks FILE: answer a guest that marks moments on its disk FILE (linux/steady.sh): keep the
-# statistics of each in stat.MARK; until the mark `end`
+# stat_marks FILE [MARK]: answer a guest that marks moments on its disk FILE (linux/steady.sh): keep the
+# statistics of each in stat.MARK, and of MARK its domains in inspect.MARK.*; until the mark `end`
 stat_marks() {
 	last=
 	while [ "$last" != end ]; do
 		mark=$(dd if="$1" bs=512 count=1 2>/dev/null | tr -d ' \0')
 		if [ "$mark" != "$last" ]; then
 			granule stat --json "$(pidof granule)" >"stat.$mark"
+			if [ "$mark" = "${2-}" ]; then
+				granule inspect --json --domain "$(pidof granule)" >"inspect.$mark.json"
+				granule inspect --domain "$(pidof granule)" >"inspect.$mark.txt"
+				granule inspect --domain "$(pidof granule)" --svg "inspect.$mark.svg"
+			fi
 			printf '%-511s\n' "$mark" | dd of="$1" bs=512 seek=1 conv=notrunc 2>/dev/null
 			last=$mark
 		fi
@@ -186,6 +191,57 @@ holds_acked() {
 		dd if="$1" bs=4096 skip=$i count=1 2>/dev/null | grep -q "^block $i of $2 " || { echo "block $i of $2"; return 1; }
 		i=$((i + 1))
 	done
+
+# inspected MARK: the guest waited meanwhile, so its domains have what the statistics count, and there is
+# something of what Linux's NVMe driver has: bounced rings, and parked buffers
+inspected() {
+	for class in direct bounce parked quarantined; do
+		shown=$(sed -n "s/.*\"$class\": \([0-9]*\).*/\1/p" "inspect.$1.json" | awk '{ n += $1 } END { print n + 0 }')
+		counted=$(($(stat_field "$1" ${class}_live) * $(stat_field "$1" frame_size)))
+		[ "$shown" = "$counted" ] || { echo "$shown bytes $class are shown, $counted counted"; return 1; }
+		[ "$shown" -gt 0 ] || [ $class = direct ] || [ $class = quarantined ] || { echo "nothing is $class"; return 1; }
+	done
+	awk 'length > 100 { print "too wide:", $0; exit 1 }' "inspect.$1.txt" || return
+	grep -q '^endpoint 0x0008 ' "inspect.$1.txt" && grep -q '^instance IOMMU group' "inspect.$1.txt" &&
+		grep -q ' bounce  *rw ' "inspect.$1.txt" && grep -q ' parked ' "inspect.$1.txt" || { cat "inspect.$1.txt"; return 1; }
+	[ "$(tail -n 1 "inspect.$1.svg")" = '</svg>' ] && grep -q '<title>.*' "inspect.$1.svg"
+}
+
+# trace_agrees FILE STATS: the trace has as many events as the statistics count, none was dropped, and on each track
+# they end in the order in which they stand
+trace_agrees() {
+	[ "$(tail -n 1 "$1")" = ']' ] || { echo "no end: $(tail -n 1 "$1")"; return 1; }
+	awk -v stats="$2" '
+	function field(name) { match($0, "\"" name "\":[0-9.]*"); return substr($0, RSTART + length(name) + 3, RLENGTH - length(name) - 3) + 0 }
+	/"name":/ {
+		match($0, /"name":"[^"]*"/)
+		name = substr($0, RSTART + 8, RLENGTH - 9)
+		seen[/"status":"/ && !/"status":"ok"/ ? "refused" : name]++
+		if (/"ph":"X"/) {
+			tid = field("tid")
+			end = field("ts") + field("dur")
+			if (end < last[tid] - 0.01) { print "out of order: " $0; bad = 1; exit 1 }
+			last[tid] = end
+		}
+	}
+	END {
+		if (bad) exit 1
+		n = split("map maps unmap unmaps attach attaches refused refused fault faults " \
+			"sync_for_device syncs_for_device sync_for_cpu syncs_for_cpu trapped traps direct untraps", pair, " ")
+		while ((getline line < stats) > 0)
+			if (split(line, part, /[":, ]+/) >= 3 && !(part[2] in count))
+				count[part[2]] = part[3] + 0
+		for (i = 1; i < n; i += 2) {
+			name = pair[i]
+			gsub(/_/, " ", name)
+			if (seen[name] + 0 != count[pair[i + 1]]) {
+				print seen[name] + 0 " events " name ", " count[pair[i + 1]] " counted"
+				exit 1
+			}
+		}
+		if (seen["dropped"]) { print "some were dropped"; exit 1 }
+		if (!seen["map"] || !seen["doorbell"]) { print "there is nothing in it"; exit 1 }
+	}' "$1"
 }
 
 # stat_field MARK NAME: a number of its statistics
