@@ -191,6 +191,7 @@ holds_acked() {
 		dd if="$1" bs=4096 skip=$i count=1 2>/dev/null | grep -q "^block $i of $2 " || { echo "block $i of $2"; return 1; }
 		i=$((i + 1))
 	done
+}
 
 # inspected MARK: the guest waited meanwhile, so its domains have what the statistics count, and there is
 # something of what Linux's NVMe driver has: bounced rings, and parked buffers

@@ -87,16 +87,22 @@ static struct mark mark_now(const struct mediator *m)
 	return (struct mark){m->env.now_ns(), bytes_copied(m)};
 }
 
-static void tell_event(const struct mediator *m, struct mark mark, int ret,
-		       struct mediator_event event)
+static __attribute__((noinline)) void send_event(const struct mediator *m, struct mark mark,
+						 int ret, struct mediator_event *event)
 {
-	if (!m->cfg.event)
-		return;
-	event.ret = ret;
-	event.copied = bytes_copied(m) - mark.copied;
-	event.begin_ns = mark.ns;
-	event.end_ns = m->env.now_ns();
-	m->cfg.event(m->cfg.event_ctx, &event);
+	event->ret = ret;
+	event->copied = bytes_copied(m) - mark.copied;
+	event->begin_ns = mark.ns;
+	event->end_ns = m->env.now_ns();
+	m->cfg.event(m->cfg.event_ctx, event);
+}
+
+/* Inline, so that with nobody to tell not even the event is made. */
+static inline __attribute__((always_inline)) void
+tell_event(const struct mediator *m, struct mark mark, int ret, struct mediator_event event)
+{
+	if (m->cfg.event)
+		send_event(m, mark, ret, &event);
 }
 
 /* Does not need the lock. */
