@@ -197,7 +197,7 @@ int main(int argc, char **argv)
 	return request.status;
 }
 END
-gcc -I. -o "$dir/granule" "$dir/granule.c" build/native/{vmm,virtio,iommu}.a -luring -lfdt -lz -lzstd -lpthread ||
+gcc -I. -o "$dir/granule" "$dir/granule.c" build/native/{vmm,virtio,iommu}.a -luring -lfdt -lz -lzstd -lseccomp -lpthread ||
 	failed=$((failed + 1))
 
 claim headers_compile_alone compiles_alone

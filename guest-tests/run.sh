@@ -3,7 +3,7 @@
 #
 # run.sh [-l] [-k] [-m|-s] [-a SECONDS] [NAME]... - run the scenarios of scenarios.cfg (all, or those whose name or
 # host's name is given) and judge their reports. -l only lists them, -k keeps every log, -m has devices work for a
-# minute where they work for seconds else, and without a NAME runs the matrix of devices, all of it. -s is the
+# minute (LOAD seconds) where they work for seconds else, and without a NAME runs the matrix of devices, all of it. -s is the
 # soak: a guest that has all devices of the matrix works for DURATION seconds (3600), while one after the other of
 # the matrix' hosts, as many as there is time for, have guests come and go. -a is how long a hostile guest
 # attacks (20).
@@ -377,7 +377,7 @@ while [[ ${1-} == -? ]]; do
 	case $1 in
 	-l) list=1 ;;
 	-k) keep=1 ;;
-	-m) matrix=1 load=60 ;;
+	-m) matrix=1 load=${LOAD:-60} ;;
 	-a)
 		[[ ${2-} =~ ^[1-9][0-9]*$ ]] || die "-a: '${2-}' is no number of seconds"
 		attack=$2

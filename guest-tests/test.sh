@@ -109,6 +109,7 @@ part 'netcheck' guest-tests/netcheck.sh
 part 'bad input' guest-tests/badinput.sh
 part 'failing host' guest-tests/failhost.sh -q
 part 'guest scenarios' "$make" --no-print-directory guest-check
+part 'commands of the documents' "$make" --no-print-directory check-docs
 if [[ $(uname -m) != aarch64 || -w /dev/kvm ]]; then
 	part 'make run' demo
 fi

@@ -114,8 +114,8 @@ guest-check: $(GUEST_DEPS) apple-dart ## every guest scenario, in the lab
 bench-lab: $(B)/arm64/granule $(B)/linux/bench ## granule beside QEMU in the lab: a table, and build/bench-lab.json
 	$(Q)guest-tests/bench-lab; status=$$?; guest-tests/bench-net && exit $$status
 
-matrix: $(GUEST_DEPS) ## every device, a minute of load each, in the lab
-	$(Q)guest-tests/run.sh -m
+matrix: $(GUEST_DEPS) ## every device, LOAD=60 seconds each, in the lab; SCENARIOS="matrix-usb" picks some
+	$(Q)guest-tests/run.sh -m $(SCENARIOS)
 
 attack: $(GUEST_DEPS) ## a hostile guest for DURATION=600 seconds, also under ASan and UBSan
 	$(Q)guest-tests/run.sh -k -a $(or $(DURATION),600) $$(guest-tests/run.sh -l | sed -n 's/^\(attack[a-z-]*\) .*/\1/p')
@@ -129,6 +129,10 @@ run: $(GUEST_DEPS) ## the main job: a 4 KiB guest with an NVMe disk on a 16 KiB 
 shell: $(GUEST_DEPS) ## the same guest, to look around in
 	$(Q)guest-tests/run-demo shell
 
+# What commands build is built before, so that none has to be waited for.
+check-docs: all deb $(GUEST_DEPS) $(ORACLES) $(clang_FUZZERS) $(B)/linux/bench $(B)/native/vmm/tests/test_coherence ## every command in README, docs and the manual
+	$(Q)guest-tests/docs.sh
+
 test: $(GUEST_DEPS) apple-dart $(native_TESTS) $(asan_TESTS) $(tsan_TESTS) $(clang_FUZZERS) ## every test
 	$(Q)guest-tests/test.sh
 
@@ -136,4 +140,4 @@ clean: clean-guests
 clean-guests:
 	$(Q)rm -rf $(addprefix $(B)/,bare bare-qemu linux apple-dart scenarios demo)
 
-.PHONY: attack bench-lab guest-check matrix soak run shell test clean-guests
+.PHONY: attack bench-lab check-docs guest-check matrix soak run shell test clean-guests

@@ -45,7 +45,11 @@ _granule_table() {
 		first = ""
 		next
 	}
-	/^ *[a-z_-]+=[^ ]+$/ { keys($1) }
+	/^ *[a-z_-]+=[^ ,]+(, [a-z_-]+=[^ ,]+)*$/ {
+		gsub(/,/, "")
+		for (i = 1; i <= NF; i++)
+			keys($i)
+	}
 	/ as above/ {
 		line = $0
 		sub(/ as above.*/, "", line)

@@ -1,0 +1,236 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# docs.sh [-l] [PLACE]... - run every command of README.md, docs/*.md and the manual's EXAMPLES, as docs.cfg says, or
+# of those only that run in a PLACE: tree, scratch, host. -l only lists them, with the file and where they run. A command that docs.cfg does not know is a failure, and so is an entry
+# of docs.cfg that no document has any more.
+#
+# A command is a line of an indented or fenced block (or several, each but the last with a \ at its end),
+# and any `make TARGET ...` in the text. Ends with `N passed, N failed, N skipped`.
+set -uo pipefail
+
+cd "$(dirname "$(readlink -f "$0")")/.." || exit
+tree=$PWD
+lab=guest-tests/lab/lab
+export MAKEFLAGS='' MAKE=${MAKE:-make} # what is run is a user's, not a part of this make
+passed=0 failed=0 skipped=0
+
+report_fail() {
+	printf 'FAIL  %s\n' "$*"
+	failed=$((failed + 1))
+}
+
+# ---- what there is to run ---------------------------------------------------------------------------------
+
+# commands FILE: each ended by a NUL; lines of one command stay lines
+commands() {
+	case $1 in
+	*.1) awk '/^\.Sh / { on = $2 == "EXAMPLES" } /^\.Ed/ { block = 0 }
+		on && block { gsub(/\\e/, "\\"); print } /^\.Bd -literal/ { block = 1 }' "$1" ;;
+	*) awk '
+		/^```/ { fence = !fence; next }
+		fence { print; next }
+		# A blank line stands before an indented block.
+		/^    / && (block || blank) { block = 1; print substr($0, 5); next }
+		{
+			block = 0
+			blank = /^[[:blank:]]*$/
+			while (match($0, /`make [^`]*`/)) {
+				print substr($0, RSTART + 1, RLENGTH - 2)
+				$0 = substr($0, RSTART + RLENGTH)
+			}
+		}' "$1" ;;
+	esac | awk 'NF { printf "%s", $0; if (/\\$/) print ""; else printf "%c", 0 }'
+}
+
+# name COMMAND: as docs.cfg has it: in one line, single blanks, without a comment
+name() { sed -e 's/[[:blank:]]#[[:blank:]].*//' -e 's/\\$//' <<<"$1" | tr -s ' \t\n' ' ' | sed 's/^ //; s/ $//'; }
+
+declare -A known # "command.key" -> value
+order=()
+while IFS= read -r line || [[ $line ]]; do
+	case $line in
+	'' | '#'*) continue ;;
+	'['*']')
+		entry=${line:1:-1}
+		known[$entry.]=1
+		order+=("$entry")
+		;;
+	*)
+		if [[ ! $line =~ ^(not|by|tree|scratch|host|says|status)\ =(\ (.*))?$ ]]; then
+			echo "docs.cfg: cannot read '$line'" >&2
+			exit 2
+		fi
+		known[$entry.${BASH_REMATCH[1]}]=${BASH_REMATCH[3]}
+		;;
+	esac
+done <guest-tests/docs.cfg
+
+names=() files=() texts=()
+declare -A seen
+for file in docs/granule.1 README.md docs/*.md; do
+	while IFS= read -r -d '' text; do
+		name=$(name "$text")
+		[[ ! ${seen[$name]-} ]] || continue
+		seen[$name]=1
+		names+=("$name") files+=("$file") texts+=("$text")
+	done < <(commands "$file")
+done
+
+# where NAME: not, by, tree, scratch, host, or nothing
+where() {
+	local place
+	for place in not by tree scratch host; do
+		if [[ ${known[$1.$place]+x} ]]; then
+			echo "$place"
+			return
+		fi
+	done
+}
+
+# runs PLACE: is it wanted?
+wanted=" ${*:-tree scratch host} "
+runs() { [[ $wanted == *" $1 "* ]]; }
+
+if [[ ${1-} == -l ]]; then
+	for i in "${!names[@]}"; do
+		printf '%-8s %-20s %s\n' "$(where "${names[i]}")" "${files[i]}" "${names[i]}"
+	done
+	exit
+fi
+
+for entry in "${order[@]}"; do
+	[[ ${seen[$entry]-} ]] || report_fail "docs.cfg: no document has this any more: $entry"
+done
+
+# ---- running them -------------------------------------------------------------------------------------------
+
+# What several commands come down to is run once.
+declare -A done_before
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# judge NAME STATUS FILE: what it has said is in FILE
+judge() {
+	local name=$1 status=$2 said=${known[$1.says]-}
+	if [[ $status != "${known[$name.status]-0}" ]]; then
+		report_fail "$name: status $status instead of ${known[$name.status]-0}"
+		tail -n 5 "$3" | sed 's/^/      /'
+	elif [[ $said ]] && ! grep -q -a -E -e "$said" "$3"; then
+		report_fail "$name: nothing that matches '$said'"
+		tail -n 5 "$3" | sed 's/^/      /'
+	else
+		passed=$((passed + 1))
+	fi
+}
+
+# locally I PLACE DIR: the I-th command, in DIR
+locally() {
+	local name=${names[$1]} text status
+	text=${known[$name.$2]}
+	[[ $text ]] || text=${texts[$1]}
+	if [[ ! ${done_before[$2 $text]-} ]]; then
+		(cd "$3" && timeout -k 10 "$limit" bash -c "$text") >"$work/$1.out" 2>&1 </dev/null
+		status=$?
+		done_before[$2 $text]=$1:$status
+	fi
+	judge "$name" "${done_before[$2 $text]#*:}" "$work/${done_before[$2 $text]%%:*}.out"
+}
+
+# host_plan: the script that docs-host.sh reads
+host_plan() {
+	local i text
+	for i in "${!names[@]}"; do
+		[[ $(where "${names[i]}") == host ]] || continue
+		text=${known[${names[i]}.host]}
+		[[ $text ]] || text=${texts[i]}
+		printf 'command %s <<"END-OF-COMMAND"\n%s\nEND-OF-COMMAND\n' "$i" "$text"
+	done
+}
+
+in_host() {
+	local kernel args
+	kernel=$("$lab" kernel linux-image-cloud-arm64) || return
+	for script in once idle; do
+		"$lab" initrd --kernel linux-image-cloud-arm64 --modules virtio_mmio,virtio_iommu,virtio_blk,virtio_net,nvme \
+			--script "guest-tests/linux/docs-$script.sh" -o "$work/$script.initrd" || return
+	done
+	host_plan >"$work/plan"
+	truncate -s 16M "$work/nvme.img"
+	# shellcheck disable=SC2054 # QEMU's commas
+	args=(--host-device pcie-root-port,id=rp,chassis=1 --host-device "nvme,serial=docs,drive=nvme,bus=rp"
+		--qemu -drive --qemu "if=none,id=nvme,format=raw,file=$work/nvme.img"
+		--packages dash,dpkg,iproute2,libc-bin,mandoc --modules bridge
+		--put "$kernel:/root/vmlinuz" --put "$kernel:/root/Image" --put "$work/once.initrd:/root/initrd.img"
+		--put "$work/once.initrd:/root/initrd" --put "$work/idle.initrd:/root/idle.img"
+		--put "$work/plan:/root/plan" --put guest-tests/docs-host.sh --put docs/granule.1
+		--put build/deb:/root/build/deb --timeout 1200)
+	"$lab" exec "${args[@]}" -- dash docs-host.sh </dev/null 2>&1 | tr -d '\r' >"$work/host"
+}
+
+judge_host() {
+	local i
+	if ! grep -q '^@ ' "$work/host"; then
+		report_fail "the host never came up: $(tail -n 1 "$work/host")"
+		return
+	fi
+	for i in "${!names[@]}"; do
+		[[ $(where "${names[i]}") == host ]] || continue
+		if ! grep -q -x -e "@ $i" "$work/host"; then
+			report_fail "${names[i]}: the host never came to it: $(tail -n 1 "$work/host")"
+			continue
+		fi
+		sed -n "/^@ $i\$/,/^= /p" "$work/host" | sed '1d' >"$work/$i.out"
+		judge "${names[i]}" "$(sed -n 's/^= //p' "$work/$i.out")" "$work/$i.out"
+	done
+}
+
+for i in "${!names[@]}"; do
+	name=${names[i]}
+	case $(where "$name") in
+	not) ;;
+	by)
+		# The part of `make test` that runs it.
+		if grep -q -E "^	?part .*${known[$name.by]}" guest-tests/test.sh; then
+			passed=$((passed + 1))
+		else
+			report_fail "$name: make test has no part '${known[$name.by]}'"
+		fi
+		;;
+	tree | scratch | host) ;;
+	*) report_fail "${files[i]}: docs.cfg does not know how to run: $name" ;;
+	esac
+done
+
+if [[ $(uname -m) == aarch64 ]]; then
+	echo "skip  commands of the documents: they need a host that can be spoiled, the lab"
+	skipped=$((skipped + 1))
+else
+	limit=600 # seconds for a command; none takes more than some
+	# What goes on in the lab's host needs one CPU of this machine.
+	! runs host || in_host &
+	host_pid=$!
+	mkdir "$work/scratch"
+	(
+		cd "$work/scratch" || exit
+		truncate -s 16M disk.img
+		head -c 100000 /dev/urandom >big.bin
+		mkdir tests && echo test >tests/test && mkdir data && echo data >data/data
+	)
+	PATH=$tree/guest-tests/lab:$PATH
+	for i in "${!names[@]}"; do
+		runs "$(where "${names[i]}")" || continue
+		case $(where "${names[i]}") in
+		tree) locally "$i" tree "$tree" ;;
+		scratch) locally "$i" scratch "$work/scratch" ;;
+		esac
+	done
+	wait $host_pid
+	if runs host; then
+		mkdir -p build/docs && cp "$work/host" build/docs/host.log
+		judge_host
+	fi
+fi
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[[ $failed -eq 0 ]]
