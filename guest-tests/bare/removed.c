@@ -66,8 +66,10 @@ void payload(void)
 	edu_start(&going, EDU_TO_RAM, IOVA, 0, 64, false);
 	print("host: take it\n");
 	end = now_us() + WAIT_US;
-	while (mmio_read32(pci_config(going.rid, PCI_VENDOR_ID)) != ~0u && now_us() < end)
-		edu_read(&going, EDU_STATUS);
+	/* Config space goes first, its registers a moment later. */
+	while ((mmio_read32(pci_config(going.rid, PCI_VENDOR_ID)) != ~0u || edu_read(&going, EDU_ID) != ~0u) &&
+	       now_us() < end)
+		;
 
 	claim_begin("device_that_the_host_took_reads_as_ones");
 	claim_check("config space", mmio_read32(pci_config(going.rid, PCI_VENDOR_ID)), ~0u);
