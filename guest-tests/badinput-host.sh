@@ -243,6 +243,58 @@ refused net_without_the_right_to_make_one 1 'new0.*no such interface.*ip tuntap'
 refused memlock_is_too_low 1 'memlock|locked memory|ulimit -l' \
 	sh -c "ulimit -l 64; exec su -s /bin/sh nobody -c '$run -m 256 --iommu off --vfio $edu'"
 
+# A user who may not use one of them: what to do is said.
+chmod 600 "/dev/vfio/$group"
+refused group_is_not_the_users 1 "no permission to open /dev/vfio/$group; .*chown" \
+	su -s /bin/sh nobody -c "$run --vfio $edu"
+chmod 600 /dev/kvm
+refused kvm_is_not_the_users 1 '/dev/kvm: Permission denied; .*join its group' su -s /bin/sh nobody -c "$run"
+
+# ---- descriptors ----
+refused fd_is_closed 2 '-k fd=7: this descriptor is not open' granule run -k fd=7
+refused fd_is_standard_output 2 '--disk fd=1: give the number' $run --disk fd=1
+refused fd_is_a_directory 1 'disk fd=7 is a directory' sh -c "exec $run --disk fd=7,ro 7</root"
+refused fd_is_write_only 1 'fd=7: Permission denied' sh -c "exec granule run -k fd=7 7>>vmlinuz"
+refused fd_is_read_only 1 'disk fd=7: .*fd=7,ro' sh -c "exec $run --disk fd=7 7<vmlinuz"
+refused fd_is_given_twice 2 'fd=8: .*twice' sh -c "exec granule run -k fd=7 --disk fd=8,ro 7<vmlinuz 8<&7"
+refused fd_is_no_kvm 1 '--kvm fd=7: this is not /dev/kvm' sh -c "exec $run --kvm fd=7 7<>/dev/null"
+refused fd_is_no_tap 1 '--net fd=7: this descriptor is no tap' sh -c "exec $run --net fd=7 7<>/dev/null"
+refused fd_is_no_group 1 "fd=7: this descriptor is not /dev/vfio/$group" \
+	sh -c "exec $run --vfio $edu,fd=7 7<>/dev/null"
+refused fd_is_no_container 1 'container=7: this descriptor is not /dev/vfio/vfio' \
+	sh -c "exec $run --vfio $edu,container=7 7<>/dev/null"
+
+# ---- the sandbox ----
+# violation NAME THREAD PATTERN: the thread is made to call ptrace(2); that is granule's end, and said
+truncate -s 1M disk
+violation() {
+	$run -i initrd -m 256 -c 1 --vfio "$edu" --sim edu --sim nvme,disk=disk --trace /run/trace -p quiet \
+		>/run/out 2>/run/err </dev/null &
+	if ! timeout 60 violate $! "$2" 2>/run/said; then
+		echo "FAIL $1: violate: $(head -n 1 /run/said)"
+		kill -9 $!
+		wait $!
+		return
+	fi
+	wait $!
+	status=$?
+	if [ $status -ne 5 ]; then
+		echo "FAIL $1: status $status instead of 5: $(tail -n 1 /run/err)"
+	elif [ "$(grep -c "^granule: sandbox: $3 made a system call that it may not: ptrace(" /run/err)" -ne 1 ]; then
+		echo "FAIL $1: $(tail -n 1 /run/err)"
+	elif ! device_is_quiet; then
+		echo "FAIL $1: the device is not as it was"
+	else
+		echo "ok $1: $(tail -n 1 /run/err)"
+	fi
+}
+violation violation_by_the_loop granule 'the main thread'
+violation violation_by_a_vcpu vcpu0 "a vCPU's thread"
+violation violation_by_a_simulated_nvme sim-nvme "a simulated NVMe's thread"
+violation violation_by_a_simulated_edu sim-edu "a simulated edu's thread"
+violation violation_by_the_trace trace "the trace's thread"
+rm disk
+
 # ---- ended from outside ----
 ended ended_by_SIGTERM TERM 143 0.02 0.1 0.2 0.4 0.8 2 4
 ended ended_by_SIGINT INT 130 0.1 1

@@ -79,6 +79,30 @@ after() {
 	esac
 }
 
+# as_user KIB COMMAND: from now on granule is run by the user 1000, who may lock so much memory, after COMMAND
+# by root, for descriptors 3 to 5. Kernel and initrd are opened by root too.
+as_user() {
+	real=${real:-$(command -v granule)}
+	mkdir -p "$work/bin"
+	cat >"$work/bin/granule" <<-END
+		#!/bin/sh
+		ulimit -l $1
+		$2
+		for arg; do
+			shift
+			case \$last in
+			-k) exec 6<"\$arg"; arg=fd=6 ;;
+			-i) exec 7<"\$arg"; arg=fd=7 ;;
+			esac
+			last=\$arg
+			set -- "\$@" "\$arg"
+		done
+		exec su -s /bin/sh user -c 'exec $real "\$@"' granule "\$@"
+	END
+	chmod 755 "$work/bin/granule"
+	PATH=$work/bin:$PATH
+}
+
 # ---- what `after` often asks ----
 
 # clean FILE: the statistics have neither conflicts nor faults; granule that was killed has written none. The next

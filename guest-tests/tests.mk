@@ -106,7 +106,7 @@ apple-dart: $(B)/.deps
 
 # ---- targets ----------------------------------------------------------------------------------------
 
-GUEST_DEPS := $(B)/arm64/granule $(B)/arm64-asan/granule bare $(FAILHOST_DEPS) $(addprefix $(B)/linux/,blkcheck blkcheck-native netcheck netcheck-native hangup serialcheck simedu vfiouser)
+GUEST_DEPS := $(B)/arm64/granule $(B)/arm64-asan/granule bare $(FAILHOST_DEPS) $(addprefix $(B)/linux/,blkcheck blkcheck-native netcheck netcheck-native hangup serialcheck simedu vfiouser violate)
 
 guest-check: $(GUEST_DEPS) apple-dart ## every guest scenario, in the lab
 	$(Q)guest-tests/run.sh

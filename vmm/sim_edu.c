@@ -402,6 +402,7 @@ static void *run(void *arg)
 {
 	struct sim_edu *edu = arg;
 
+	pthread_setname_np(pthread_self(), "sim-edu");
 	sandbox_enter(SANDBOX_EDU);
 	pthread_mutex_lock(&edu->lock);
 	edu->burst_start = monotonic_ns();

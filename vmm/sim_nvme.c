@@ -452,6 +452,7 @@ static void *run(void *ctx)
 	struct sim_nvme *nvme = ctx;
 	int ret;
 
+	pthread_setname_np(pthread_self(), "sim-nvme");
 	sandbox_enter(SANDBOX_NVME);
 	ret = evloop_run(nvme->loop);
 	if (ret < 0) {
@@ -688,7 +689,6 @@ static int start_thread(struct sim_nvme *nvme)
 	pthread_sigmask(SIG_SETMASK, &was, NULL);
 	if (ret)
 		return -ret;
-	pthread_setname_np(nvme->thread, "sim-nvme");
 	nvme->has_thread = true;
 	return 0;
 }
