@@ -97,7 +97,7 @@ as_user() {
 			last=\$arg
 			set -- "\$@" "\$arg"
 		done
-		exec su -s /bin/sh user -c 'exec $real "\$@"' granule "\$@"
+		exec su -s /bin/sh -c 'exec $real "\$@"' -- user granule "\$@"
 	END
 	chmod 755 "$work/bin/granule"
 	PATH=$work/bin:$PATH

@@ -175,7 +175,7 @@ void trace_end(struct trace *trace, uint64_t begin, enum trace_kind kind, uint32
 
 static void give_up(struct trace *trace, const char *why)
 {
-	msg_warn("--trace %s: %s; nothing more is recorded", trace->path, why);
+	msg_error("--trace %s: %s; nothing more is recorded", trace->path, why);
 	trace->failed = true;
 	/* No half of a record stays in it. */
 	if (trace->regular && ftruncate(trace->fd, (off_t)trace->written))

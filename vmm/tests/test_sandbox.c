@@ -601,6 +601,28 @@ static void accept_one(void)
 	send(-1, NULL, 0, 0);
 }
 
+CALL(io_uring_enter, -1, 0, 0, 0, NULL)
+CALL(getrandom, NULL, 0, 0)
+CALL(timerfd_settime, -1, 0, NULL, NULL)
+CALL(close, -1)
+CALL(pread64, -1, NULL, 0, 0)
+CALL(pwrite64, -1, NULL, 0, 0)
+CALL(ftruncate, -1, 0)
+CALL(read, -1, NULL, 0)
+
+static void each_kind_has_its_own_calls(void **state)
+{
+	(void)state;
+	check("io_uring_enter", do_io_uring_enter, LOOP | NVME);
+	check("getrandom", do_getrandom, LOOP);
+	check("timerfd_settime", do_timerfd_settime, LOOP);
+	check("close", do_close, LOOP);
+	check("pread64", do_pread64, LOOP | VCPU);
+	check("pwrite64", do_pwrite64, LOOP | VCPU);
+	check("ftruncate", do_ftruncate, TRACE);
+	check("read", do_read, LOOP | TRACE);
+}
+
 static void a_loop_with_a_socket_answers(void **state)
 {
 	struct sandbox_cfg cfg = bare;
@@ -645,6 +667,7 @@ int main(void)
 		cmocka_unit_test(arguments_count),
 		cmocka_unit_test(signals_stay_in_the_process),
 		cmocka_unit_test(each_kind_has_its_own_ioctls),
+		cmocka_unit_test(each_kind_has_its_own_calls),
 		cmocka_unit_test(daily_work_is_allowed),
 		cmocka_unit_test(what_aborts_says_why),
 		cmocka_unit_test(one_thread_ends_them_all),
