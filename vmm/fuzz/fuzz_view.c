@@ -195,6 +195,7 @@ static void good_vm(struct view_vm *vm)
 		strcpy(ep->name, "0000:01:00.0");
 		ep->id = 8 * i + 8;
 		ep->attached = ep->nr_streams = ep->nr_resv = 1;
+		ep->domain = 3; /* as good_answer() has it */
 		ep->streams[0].instance = i;
 		ep->resv[0].msi = 1;
 		strcpy(vm->instances[i].kind, "vfio");
