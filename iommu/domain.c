@@ -1403,13 +1403,14 @@ err_parts:
 	return ret;
 }
 
-/* A host that takes no more mappings counts parked frames too: they are worth less than a request.
+/* A host that takes no more mappings, or locks no more memory, counts parked frames too: they are
+ * worth less than a request.
  */
 static int map_one(struct domain *dom, const struct mapping *map)
 {
 	int ret = try_map(dom, map);
 
-	if (ret != -ENOSPC || !dom->parked.head)
+	if ((ret != -ENOSPC && ret != -ENOMEM) || !dom->parked.head)
 		return ret;
 	domain_trim(dom);
 	return try_map(dom, map);

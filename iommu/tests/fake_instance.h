@@ -36,6 +36,7 @@ struct fake_instance {
 	struct fake_entry v[FAKE_MAX];
 	unsigned fail_map; /* 1: the next map() fails, 2: the one after, ...; 0: none */
 	int map_error;	   /* with this, -ENOMEM if 0 */
+	unsigned entries;  /* translations it takes, further ones fail with map_error; 0: any */
 	bool fail_sync;
 	/* A write in flight: lands in sync() if a stale translation still takes it. */
 	bool late_write;
@@ -74,6 +75,7 @@ static inline int fake_map(struct shadow *shadow, uint64_t iova, void *hva, uint
 	struct fake_instance *fake = fake_of_shadow(shadow);
 	struct instance *inst = &fake->inst;
 	bool in_aperture = false;
+	unsigned live = 0;
 
 	assert_true(len && IS_ALIGNED(iova | len | (uintptr_t)hva, inst->granule));
 	assert_true(prot && !(prot & ~3u));
@@ -90,7 +92,9 @@ static inline int fake_map(struct shadow *shadow, uint64_t iova, void *hva, uint
 			continue;
 		assert_true(iova + (len - 1) < e->iova || e->iova + (e->len - 1) < iova);
 	}
-	if (fake->fail_map && !--fake->fail_map)
+	for (unsigned i = 0; i < fake->nr; i++)
+		live += !fake->v[i].stale;
+	if ((fake->entries && live >= fake->entries) || (fake->fail_map && !--fake->fail_map))
 		return fake->map_error ? fake->map_error : -ENOMEM;
 	assert_true(fake->nr < FAKE_MAX);
 	fake->v[fake->nr++] = (struct fake_entry){iova, len, hva, prot, false};

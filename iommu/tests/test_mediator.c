@@ -65,13 +65,14 @@ static void add_endpoint(struct fixture *fx, unsigned i, struct fake_instance *i
 	assert_int_equal(mediator_add_endpoint(fx->m, &cfg, &fx->ep[i]), 0);
 }
 
-static struct fixture *make_mediator(void **state, uint64_t pool_pages)
+static struct fixture *make_parking(void **state, uint64_t pool_pages, uint64_t park_pages)
 {
 	struct fixture *fx = calloc(1, sizeof(*fx));
 	struct mediator_cfg cfg = {
 		.gmem = &fx->gmem,
 		.guest_granule = G,
 		.pool_limit = pool_pages * 2 * H,
+		.park_limit = park_pages * 2 * H,
 		.max_domains = 8,
 		.max_mappings = 100,
 		.doorbell = {0x01030000, 0x0103ffff},
@@ -93,6 +94,11 @@ static struct fixture *make_mediator(void **state, uint64_t pool_pages)
 	return fx;
 }
 
+static struct fixture *make_mediator(void **state, uint64_t pool_pages)
+{
+	return make_parking(state, pool_pages, 0);
+}
+
 /* Three endpoints, each on an instance of its own. */
 static int setup(void **state)
 {
@@ -100,6 +106,14 @@ static int setup(void **state)
 
 	for (unsigned i = 0; i < 3; i++)
 		add_endpoint(fx, i, &fx->inst[i], SYNC_FULL, false);
+	return 0;
+}
+
+static int setup_parking(void **state)
+{
+	struct fixture *fx = make_parking(state, 32, 8);
+
+	add_endpoint(fx, 0, &fx->inst[0], SYNC_FULL, false);
 	return 0;
 }
 
@@ -791,6 +805,39 @@ static void an_attach_that_fails_leaves_the_endpoint_where_it_was(void **state)
 	assert_int_equal(seen_by(fx, 0, 0x11000), *at(fx, RAM));
 }
 
+/* VFIO says -ENOSPC of dma_entry_limit and -ENOMEM of RLIMIT_MEMLOCK: parked frames count in both.
+ */
+static void parked_frames_make_way_when_the_host_takes_no_more(void **state)
+{
+	static const int errors[] = {-ENOSPC, -ENOMEM};
+	struct fixture *fx = *state;
+
+	attach(fx, 1, 1);
+	for (unsigned n = 0; n < 2; n++) {
+		fx->inst[0].entries = 4;
+		fx->inst[0].map_error = errors[n];
+		for (uint64_t i = 0; i < 4; i++)
+			assert_int_equal(map(fx, 1, 0x10000 + i * H, G, RAM + i * G, RW), 0);
+		for (uint64_t i = 1; i < 4; i++)
+			assert_int_equal(
+				mediator_unmap(fx->m, 1, 0x10000 + i * H, 0x10000 + i * H + G - 1),
+				0);
+		for (uint64_t i = 0; i < 3; i++)
+			assert_int_equal(map(fx, 1, 0x40000 + i * H, G, RAM + (4 + i) * G, RW), 0);
+		/* there is nothing left that could make way, and nothing has gone that is mapped */
+		assert_int_equal(map(fx, 1, 0x50000, G, RAM + 8 * G, RW), -ENOMEM);
+		assert_int_equal(seen_by(fx, 0, 0x10000), *at(fx, RAM));
+		for (uint64_t i = 0; i < 3; i++) {
+			assert_int_equal(seen_by(fx, 0, 0x40000 + i * H),
+					 *at(fx, RAM + (4 + i) * G));
+			assert_int_equal(
+				mediator_unmap(fx->m, 1, 0x40000 + i * H, 0x40000 + i * H + G - 1),
+				0);
+		}
+		assert_int_equal(mediator_unmap(fx->m, 1, 0x10000, 0x10000 + G - 1), 0);
+	}
+}
+
 static void endpoints_of_one_instance_move_together_or_not_at_all(void **state)
 {
 	struct fixture *fx = *state;
@@ -1189,6 +1236,7 @@ int main(void)
 		TEST(detach_brings_what_the_device_wrote_and_cuts_it_off),
 		TEST(reset_drops_everything),
 		TEST(an_attach_that_fails_leaves_the_endpoint_where_it_was),
+		TEST_ON(parked_frames_make_way_when_the_host_takes_no_more, setup_parking),
 		TEST_ON(endpoints_of_one_instance_move_together_or_not_at_all, setup_shared),
 		TEST(a_failed_map_on_one_instance_is_undone_on_the_others),
 		TEST(every_failed_allocation_leaves_everything_as_it_was),
