@@ -1723,7 +1723,8 @@ void domain_leave(struct stream_state *stream)
 
 /* ---- what an operator can see ---- */
 
-/* Frames, mappings and runs without slots looked at in one go: less than a millisecond. */
+/* Frames, mappings and runs without slots looked at in one go, and the queues of the latter once or
+ * twice more: these are no longer than park_limit and quarantine_frames let them be. */
 #define LOOK_STEPS 8192
 
 /* The run without slots that comes first at frame @index or above; NULL: there is none. */
@@ -1836,6 +1837,8 @@ size_t domain_look(const struct domain *dom, uint64_t *at, struct stretch *out, 
 	const struct frame *idle = next_idle(dom, *at >> lg2, &steps);
 	size_t nr = 0;
 
+	/* Not counted: each call goes on, however long the queues are. */
+	steps = 0;
 	for (*more = true; steps < LOOK_STEPS; steps++) {
 		struct stretch seen;
 		struct mapping map;

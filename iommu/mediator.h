@@ -149,8 +149,8 @@ struct mediator_cfg {
 	void *log_ctx;
 	/*
 	 * Is told each request, carried out or refused, each sync that had something to look at,
-	 * and each fault. Called with the lock held (of faults: without), from any thread: it
-	 * neither waits nor calls back. NULL: nobody is, and nothing is measured for it.
+	 * and each fault. Called from any thread, and with the lock held, but for faults that
+	 * mediator_fault() is told of: it neither waits nor calls back. NULL: nobody is, and nothing is measured for it.
 	 */
 	void (*event)(void *ctx, const struct mediator_event *event);
 	void *event_ctx;

@@ -18,7 +18,9 @@
 #include "iommu/base.h"
 #include "iommu/instance.h"
 
-#define FAKE_MAX 4096
+#ifndef FAKE_MAX
+#define FAKE_MAX 4096 /* translations at once */
+#endif
 
 struct fake_entry {
 	uint64_t iova, len;

@@ -8,6 +8,7 @@
 
 #include "iommu/base.h"
 #include "iommu/mediator.h"
+#define FAKE_MAX 10000
 #include "iommu/tests/fake_instance.h"
 
 #define G	 0x1000ull
@@ -34,7 +35,7 @@ static int make(void **state, uint64_t park_pages)
 	struct mediator_cfg cfg = {
 		.gmem = &fx->gmem,
 		.guest_granule = G,
-		.pool_limit = PAGES * 2 * H,
+		.pool_limit = MAX(park_pages, (uint64_t)PAGES) * 2 * H,
 		.max_domains = 8,
 		.max_mappings = 100000,
 		.park_limit = park_pages * 2 * H,
@@ -72,6 +73,11 @@ static int setup(void **state)
 static int setup_parking(void **state)
 {
 	return make(state, 4);
+}
+
+static int setup_parking_much(void **state)
+{
+	return make(state, 10000);
 }
 
 static int teardown(void **state)
@@ -282,6 +288,33 @@ static void parked_frames_are_told_between_the_others(void **state)
 	assert_true(nr >= 4 && out[1].class == STRETCH_QUARANTINED);
 }
 
+/* Longer queues than there are frames looked at in one go: each piece goes on all the same. */
+static void however_much_is_parked_there_is_an_end(void **state)
+{
+	enum { NR = 9000 };
+	struct fixture *fx = *state;
+	struct stretch out[64];
+	unsigned nr = 0, turns = 0;
+	uint64_t at = 0, before;
+	bool more = true;
+
+	for (unsigned i = 0; i < NR; i++)
+		map(fx, BARE + 2 * i * H, G, RAM + G, RO);
+	assert_int_equal(mediator_unmap(fx->m, 1, BARE, BARE + 2 * NR * H - 1), 0);
+	while (more) {
+		int got;
+
+		before = at;
+		got = mediator_look(fx->m, 1, &at, out, 64, &more);
+		assert_true(got >= 0 && (!more || at > before));
+		for (int i = 0; i < got; i++)
+			nr += out[i].class == STRETCH_PARKED;
+		turns++;
+	}
+	assert_int_equal(nr, NR);
+	assert_true(turns > 1);
+}
+
 static void the_top_of_the_space_is_no_end_to_run_over(void **state)
 {
 	struct fixture *fx = *state;
@@ -337,6 +370,8 @@ int main(void)
 		TEST(a_thousand_frames_fold_into_one),
 		TEST(a_turn_is_bounded),
 		PARKING(parked_frames_are_told_between_the_others),
+		cmocka_unit_test_setup_teardown(however_much_is_parked_there_is_an_end,
+						setup_parking_much, teardown),
 		TEST(the_top_of_the_space_is_no_end_to_run_over),
 		TEST(endpoints_and_domains_are_told),
 	};
