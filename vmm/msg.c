@@ -22,6 +22,7 @@
 
 static bool verbose;	       /* set before there are threads */
 static atomic_uint nr_notable; /* lines of msg_notable(); stays a little above the most */
+static atomic_uint nr_lost;    /* of these: nobody took them, and that has not been said */
 
 static pthread_mutex_t msg_lock = PTHREAD_MUTEX_INITIALIZER;
 static bool msg_raw;	 /* under msg_lock */
@@ -29,32 +30,37 @@ static bool msg_stalled; /* the reader took nothing last time; under msg_lock */
 
 /*
  * A vCPU must not wait for ever for the reader of a message that its guest caused, so every write
- * is asked for first, and is no larger than what a pipe called writable has room for.
+ * is asked for first, and is no larger than what a pipe called writable has room for. Return: false
+ * if it did not go out whole.
  */
-static void write_all(const char *buf, size_t len)
+static bool write_all(const char *buf, size_t len, bool wait)
 {
 	while (len) {
 		struct pollfd pfd = {.fd = STDERR_FILENO, .events = POLLOUT};
-		int ready = poll(&pfd, 1, msg_stalled ? 0 : MSG_PATIENCE);
+		int ready = poll(&pfd, 1, msg_stalled || !wait ? 0 : MSG_PATIENCE);
 		ssize_t n = ready > 0 ? write(STDERR_FILENO, buf, MIN(len, (size_t)PIPE_BUF)) : -1;
 
-		msg_stalled = !ready;
+		if (ready || wait)
+			msg_stalled = !ready;
 		if (n > 0) {
 			buf += n;
 			len -= (size_t)n;
 		} else if (!ready || (errno != EINTR && errno != EAGAIN)) {
-			return; /* nobody is left to tell */
+			return false; /* nobody is left to tell */
 		}
 	}
+	return true;
 }
 
-__attribute__((format(printf, 2, 0))) static void msg_line(const char *prefix, const char *fmt,
-							   va_list ap)
+/* @wait: for the reader, and for other threads' lines. Return: false if it did not go out whole. */
+__attribute__((format(printf, 3, 0))) static bool msg_line(bool wait, const char *prefix,
+							   const char *fmt, va_list ap)
 {
 	int saved = errno;
 	char buf[MSG_MAX + 2]; /* and the line end */
 	size_t len = (size_t)snprintf(buf, MSG_MAX, "granule: %s", prefix);
 	int n = vsnprintf(buf + len, MSG_MAX - len, fmt, ap);
+	bool done = false;
 
 	if (n > 0)
 		len += MIN((size_t)n, MSG_MAX - 1 - len);
@@ -64,13 +70,18 @@ __attribute__((format(printf, 2, 0))) static void msg_line(const char *prefix, c
 		if ((unsigned char)buf[i] < ' ' || buf[i] == 0x7f)
 			buf[i] = '?';
 	}
-	pthread_mutex_lock(&msg_lock);
+	if (wait)
+		pthread_mutex_lock(&msg_lock);
+	else if (pthread_mutex_trylock(&msg_lock))
+		goto out;
 	if (msg_raw)
 		buf[len++] = '\r';
 	buf[len++] = '\n';
-	write_all(buf, len);
+	done = write_all(buf, len, wait);
 	pthread_mutex_unlock(&msg_lock);
+out:
 	errno = saved;
+	return done;
 }
 
 void msg_error(const char *fmt, ...)
@@ -78,7 +89,7 @@ void msg_error(const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	msg_line("", fmt, ap);
+	msg_line(true, "", fmt, ap);
 	va_end(ap);
 }
 
@@ -87,7 +98,7 @@ void msg_warn(const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	msg_line("warning: ", fmt, ap);
+	msg_line(true, "warning: ", fmt, ap);
 	va_end(ap);
 }
 
@@ -96,7 +107,7 @@ void msg_info(const char *fmt, ...)
 	va_list ap;
 
 	va_start(ap, fmt);
-	msg_line("", fmt, ap);
+	msg_line(true, "", fmt, ap);
 	va_end(ap);
 }
 
@@ -117,14 +128,26 @@ void msg_tell(const char *fmt, ...)
 	if (!verbose)
 		return;
 	va_start(ap, fmt);
-	msg_line("", fmt, ap);
+	msg_line(true, "", fmt, ap);
 	va_end(ap);
 }
 
+__attribute__((format(printf, 1, 2))) static bool try_line(const char *fmt, ...)
+{
+	va_list ap;
+	bool done;
+
+	va_start(ap, fmt);
+	done = msg_line(false, "", fmt, ap);
+	va_end(ap);
+	return done;
+}
+
+/* Its callers hold locks that every vCPU needs: it waits for nobody. */
 void msg_notable(const char *fmt, ...)
 {
 	va_list ap;
-	unsigned nr;
+	unsigned nr, lost;
 
 	if (!verbose)
 		return;
@@ -132,11 +155,15 @@ void msg_notable(const char *fmt, ...)
 	if (nr >= MSG_NOTABLE_MAX) {
 		atomic_store(&nr_notable, MSG_NOTABLE_MAX + 1);
 		if (nr == MSG_NOTABLE_MAX)
-			msg_info("further moments are not shown");
+			try_line("further moments are not shown");
 		return;
 	}
+	lost = atomic_exchange(&nr_lost, 0);
+	if (lost && !try_line("moments left out, for standard error took no more: %u", lost))
+		atomic_fetch_add(&nr_lost, lost);
 	va_start(ap, fmt);
-	msg_line("", fmt, ap);
+	if (!msg_line(false, "", fmt, ap))
+		atomic_fetch_add(&nr_lost, 1);
 	va_end(ap);
 }
 

@@ -19,7 +19,8 @@ bool msg_is_verbose(void);
 /* msg_tell - a line of --verbose about how the guest is set up */
 void msg_tell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
-/* msg_notable - a line of --verbose about a moment that the guest chooses: so many and no more */
+/* msg_notable - a line of --verbose about a moment that the guest chooses: so many and no more. It
+ * waits for nobody: a line that cannot go out at once is left out, and the next one says so. */
 void msg_notable(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 #define MSG_NOTABLE_MAX 500

@@ -137,6 +137,56 @@ static void a_reader_that_takes_nothing_holds_nobody_up(void **state)
 	assert_memory_equal(text, "granule: warning: a guest", 25);
 }
 
+static uint64_t ms_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void *warn(void *ctx)
+{
+	(void)ctx;
+	msg_warn("this one waits for the reader");
+	return NULL;
+}
+
+/* Its callers hold the mediator's lock: neither the reader nor another thread's line holds it up. */
+static void a_moment_waits_for_nobody(void **state)
+{
+	struct pipe_end *p = *state;
+	unsigned nr = 0; /* bytes in the pipe: its room is the host's page times 16 */
+	pthread_t thread;
+	uint64_t start;
+	char byte;
+
+	msg_verbose(true);
+	msg_notable("first");
+	while (read(p->fd[0], &byte, 1) == 1 && byte != '\n') /* and nobody has stalled */
+		;
+	fcntl(STDERR_FILENO, F_SETFL, O_NONBLOCK);
+	while (write(STDERR_FILENO, "x", 1) == 1)
+		nr++;
+	start = ms_now();
+	for (unsigned i = 0; i < 5; i++)
+		msg_notable("nobody reads");
+	assert_true(ms_now() - start < 500);
+	assert_int_equal(pthread_create(&thread, NULL, warn, NULL), 0);
+	usleep(100000);
+	start = ms_now();
+	msg_notable("nobody reads, and another waits");
+	assert_true(ms_now() - start < 500);
+	pthread_join(thread, NULL);
+	while (nr--)
+		assert_int_equal(read(p->fd[0], &byte, 1), 1);
+	msg_notable("again");
+	msg_verbose(false);
+	assert_string_equal(
+		heard(p), "granule: moments left out, for standard error took no more: 6\n"
+			  "granule: again\n");
+}
+
 static void lines_of_many_threads_stay_whole(void **state)
 {
 	struct pipe_end *p = *state;
@@ -178,6 +228,7 @@ int main(void)
 		TEST(a_message_stays_one_line),
 		TEST(a_long_message_is_cut_and_still_ends),
 		TEST(errno_survives),
+		TEST(a_moment_waits_for_nobody),
 		TEST(a_reader_that_takes_nothing_holds_nobody_up),
 		TEST(lines_of_many_threads_stay_whole),
 	};
