@@ -144,6 +144,12 @@ static int show_domains(struct inspection *in)
 		if (ret || !answer.domain.found ||
 		    (in->cfg->one && answer.domain.id != in->cfg->domain))
 			break;
+		if (in->nr_shown == VIEW_MAX_DOMAINS) {
+			msg_error("inspect: process %d has more domains than can be shown",
+				  (int)in->cfg->pid);
+			ret = -E2BIG;
+			break;
+		}
 		question.domain = answer.domain.id + 1;
 		ret = show_domain(in, &answer.domain);
 	} while (!ret && question.domain && !in->cfg->one);

@@ -20,6 +20,7 @@
 #define MAX_ROWS   12
 #define LINE	   19
 #define BIN	   3 /* frames too narrow to be seen are added up in bars of this width */
+#define MAX_SINGLE 16384 /* stretches that are drawn one by one: more than there are pixels for */
 
 /*
  * How wide things are drawn, in units of one frame: true up to FULL, then less and less, so that a
@@ -442,7 +443,7 @@ int svg_add_domain(struct svg *svg, const struct view_domain *dom, const struct 
 			"<rect x=\"%d\" y=\"%.1f\" width=\"%d\" height=\"%d\" class=\"r\"/>\n",
 			MARGIN + LABEL, scale.y + r * ROW_STEP, ROW_WIDTH, ROW_HEIGHT);
 	put_row_labels(svg, &scale, map);
-	if (scale.px >= BIN)
+	if (scale.px >= BIN && map->nr <= MAX_SINGLE)
 		put_stretches(svg, &scale, map);
 	else
 		ret = put_bins(svg, &scale, map);

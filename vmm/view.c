@@ -13,6 +13,9 @@
 /* More than any VM has: each is a mapping or a frame without slots, but for the ends of pieces. */
 #define MAX_STRETCHES (1u << 22)
 
+/* More than any host's page, bytes. */
+#define MAX_FRAME (UINT64_C(1) << 30)
+
 /* ---- the VM's side --------------------------------------------------------------------------- */
 
 static void take_instance(const struct instance *inst, struct view_instance *out)
@@ -147,6 +150,7 @@ bool view_vm_sound(const struct view_vm *vm)
 	if (!vm->viommu)
 		return true;
 	if (!isfinite(vm->seconds) || !IS_POW2(vm->granule) || !IS_POW2(vm->frame_size) || vm->frame_size < vm->granule ||
+	    vm->frame_size > MAX_FRAME ||
 	    vm->nr_endpoints > VIEW_MAX_ENDPOINTS || vm->nr_instances > VIEW_MAX_INSTANCES)
 		return false;
 	for (unsigned i = 0; i < vm->nr_endpoints; i++) {

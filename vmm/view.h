@@ -21,6 +21,7 @@
 #define VIEW_MAX_RESV	   16
 #define VIEW_MAX_STRETCHES 256 /* in one piece: it fits an empty socket buffer */
 #define VIEW_NAME_MAX	   39
+#define VIEW_MAX_DOMAINS   256 /* at once */
 
 struct view_instance {
 	char kind[16], name[VIEW_NAME_MAX + 1];

@@ -78,7 +78,7 @@
 #define FAULT_RATE 1000
 
 /* More than Linux ever has: a domain per device, and mappings of 4 KiB up to 4 GiB. */
-#define MAX_DOMAINS	   256
+#define MAX_DOMAINS	   VIEW_MAX_DOMAINS
 #define MAX_MAPPINGS	   (1u << 20)
 /* Of all domains: a guest's mappings without rights cost nobody but us, some 30 bytes each. */
 #define MAX_MAPPINGS_TOTAL (4u << 20)

@@ -22,6 +22,7 @@ static struct evloop *loop;
 static struct statsock *sock;
 static pthread_t thread;
 static unsigned nr_collected; /* the loop's thread counts */
+static unsigned nr_endless;   /* if not 0: so many domains, each that is asked for */
 
 static const struct view_vm some_vm = {
 	.viommu = 1,
@@ -54,6 +55,8 @@ static void collect(void *ctx, const struct ask *ask, union answer *answer)
 		answer->vm = some_vm;
 	if (ask->what == ASK_DOMAIN && ask->domain <= 7)
 		answer->domain = (struct view_domain){.found = 1, .id = 7, .mappings = 3};
+	if (ask->what == ASK_DOMAIN && ask->domain < nr_endless)
+		answer->domain = (struct view_domain){.found = 1, .id = ask->domain, .bypass = 1};
 	if (ask->what == ASK_PIECE && ask->domain == 7)
 		answer->piece = (struct view_piece){.found = 1, .more = 1, .at = ask->at + 1};
 	if (ask->what != ASK_STATS)
@@ -90,7 +93,7 @@ static int drop_directory(void **state)
 
 static int start(void **state)
 {
-	nr_collected = 0;
+	nr_collected = nr_endless = 0;
 	statsock_patience_ns = UINT64_C(10000000000);
 	return in_a_directory(state) || evloop_create(0, &loop) ||
 	       statsock_create(loop, collect, NULL, &sock) ||
@@ -240,6 +243,21 @@ static void each_question_has_its_answer(void **state)
 	ask = (struct ask){.what = ASK_PIECE, .domain = 7, .at = 4096};
 	assert_int_equal(statsock_ask("test", getpid(), false, &ask, &got), 0);
 	assert_true(got.piece.found && got.piece.more && got.piece.at == 4097);
+}
+
+/* Whoever answers may have as many as it likes to say. */
+static void domains_without_end_are_not_shown(void **state)
+{
+	char path[sizeof(dir) + 8];
+	const struct inspect_config cfg = {.pid = getpid(), .svg = true, .file = path};
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/svg", dir);
+	nr_endless = VIEW_MAX_DOMAINS;
+	assert_int_equal(inspect_run(&cfg), EXIT_POWEROFF);
+	nr_endless = 2 * VIEW_MAX_DOMAINS;
+	assert_int_equal(inspect_run(&cfg), EXIT_FAILED);
+	unlink(path);
 }
 
 static void a_request_in_pieces_is_a_request(void **state)
@@ -525,6 +543,7 @@ int main(void)
 		RUNNING(clients_that_talk_or_go_at_once_are_no_harm),
 		RUNNING(what_nobody_asks_is_not_answered),
 		RUNNING(each_question_has_its_answer),
+		RUNNING(domains_without_end_are_not_shown),
 		RUNNING(a_request_in_pieces_is_a_request),
 		RUNNING(clients_that_say_nothing_make_room_for_others),
 		RUNNING(clients_that_say_nothing_are_let_go_in_time),

@@ -149,6 +149,7 @@ static void what_no_vm_would_say_is_not_believed(void **state)
 	REFUSED(vm.granule = 0);
 	REFUSED(vm.frame_size = 3 * G);
 	REFUSED(vm.frame_size = G / 2);
+	REFUSED(vm.frame_size = UINT64_C(1) << 31);
 	REFUSED(vm.nr_endpoints = VIEW_MAX_ENDPOINTS + 1);
 	REFUSED(vm.nr_instances = VIEW_MAX_INSTANCES + 1);
 	REFUSED(vm.endpoints[1].name[3] = '\033');
@@ -404,6 +405,25 @@ static void a_hundred_thousand_frames_are_a_picture_of_bounded_size(void **state
 	assert_true(count("<title>") > 1000);
 }
 
+/* Frames that are large and stretches that are tiny: few pixels, and all of them wide. */
+static void tiny_stretches_are_a_picture_of_bounded_size(void **state)
+{
+	struct view_map map = {0};
+
+	(void)state;
+	for (unsigned i = 0; i < 50000; i++)
+		add(&map, (struct stretch){.start = i * 64,
+					   .last = i * 64 + 63,
+					   .iova = i * 64,
+					   .gpa = RAM,
+					   .slots = 1,
+					   .class = i % 2 ? STRETCH_BARE : STRETCH_BOUNCE,
+					   .linear = true});
+	assert_int_equal(map.nr, 50000);
+	assert_true(draw(&map, "tiny") < (2u << 20));
+	view_map_clear(&map);
+}
+
 static void the_ends_of_the_space_can_be_drawn(void **state)
 {
 	struct view_map map = {0};
@@ -427,6 +447,7 @@ int main(void)
 		cmocka_unit_test(the_json_has_every_stretch),
 		cmocka_unit_test(the_picture_has_every_stretch_and_says_what_it_is),
 		cmocka_unit_test(a_hundred_thousand_frames_are_a_picture_of_bounded_size),
+		cmocka_unit_test(tiny_stretches_are_a_picture_of_bounded_size),
 		cmocka_unit_test(the_ends_of_the_space_can_be_drawn),
 	};
 
