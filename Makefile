@@ -163,6 +163,9 @@ THREADED := test_coherence test_dart* test_faultlog test_hold test_mediator* tes
 WRAPS_test_failnth := $(addprefix -Xlinker --wrap=,malloc calloc realloc aligned_alloc eventfd timerfd_create socket \
   signalfd mmap pthread_create fstat open fcntl)
 
+# Where test_pci_front has a device unplugged.
+WRAPS_test_pci_front := $(addprefix -Xlinker --wrap=,trace_begin pthread_rwlock_rdlock pthread_rwlock_wrlock)
+
 # $(1) flavour, $(2) layer, $(3) test_<noun>
 define unit_test
 $(B)/$(1)/$(2)/tests/$(3): $(B)/$(1)/$(2)/tests/$(3).o $$(foreach l,$$($(2)_BELOW),$(B)/$(1)/$$(l).a)

@@ -96,8 +96,9 @@ struct pci_front {
 	struct nvme_guard nvme;
 	struct virtio_guard virtio;
 	bool on_bridge;
-	pthread_rwlock_t
-		dev_lock; /* a leaf: written before the device goes, read while BARs use it */
+	/* Read throughout a BAR access, outside every other lock; written, with none held, before
+	 * the device goes. */
+	pthread_rwlock_t dev_lock;
 	bool gone;
 
 	/* Config space, under the host bridge's lock. A byte is either the device's (forward) or
@@ -433,7 +434,7 @@ static void set_mode(struct pci_front *front, enum irq_mode mode)
 
 /* ---- BARs ----------------------------------------------------------------------------------- */
 
-static void access_regs(struct bar *bar, uint64_t off, void *data, unsigned len, bool write)
+static void device_access(struct bar *bar, uint64_t off, void *data, unsigned len, bool write)
 {
 	struct pci_dev *dev = bar->front->dev;
 	struct pci_dev_bar *real = &dev->bars[bar->index];
@@ -454,18 +455,6 @@ static void access_regs(struct bar *bar, uint64_t off, void *data, unsigned len,
 	}
 	if (ret && !write)
 		memset(data, 0xff, len);
-}
-
-static void device_access(struct bar *bar, uint64_t off, void *data, unsigned len, bool write)
-{
-	struct pci_front *front = bar->front;
-
-	pthread_rwlock_rdlock(&front->dev_lock);
-	if (!front->gone)
-		access_regs(bar, off, data, len, write);
-	else if (!write)
-		memset(data, 0xff, len);
-	pthread_rwlock_unlock(&front->dev_lock);
 }
 
 static bool overlaps(uint64_t a, uint64_t a_len, uint64_t b, uint64_t b_len)
@@ -546,9 +535,9 @@ static void answer_virtio(struct bar *bar, uint64_t off, void *data, unsigned le
 	pthread_mutex_unlock(&front->guard_lock);
 }
 
-static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool write)
+/* access_bar - under dev_lock, while the device is there */
+static void access_bar(struct bar *bar, uint64_t off, void *data, unsigned len, bool write)
 {
-	struct bar *bar = ctx;
 	struct trace *trace = bar->front->machine->trace;
 	uint64_t begin = trace_begin(trace), value = 0;
 	/* To Device memory an unaligned access is a fault: the host's, not the guest's. */
@@ -581,6 +570,19 @@ static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool w
 	memcpy(&value, data, len);
 	trace_end(trace, begin, write ? TRACE_WRITE : TRACE_READ, bar->front->pci.devfn, bar->index,
 		  off, value);
+}
+
+static void bar_access(void *ctx, uint64_t off, void *data, unsigned len, bool write)
+{
+	struct bar *bar = ctx;
+	struct pci_front *front = bar->front;
+
+	pthread_rwlock_rdlock(&front->dev_lock);
+	if (!front->gone)
+		access_bar(bar, off, data, len, write);
+	else if (!write)
+		memset(data, 0xff, len);
+	pthread_rwlock_unlock(&front->dev_lock);
 }
 
 /* map_piece - give the guest the host pages [off, end) of an area, less what MSI-X needs trapped */
@@ -1532,7 +1534,9 @@ void pci_front_quiesce(struct pci_front *front)
 void pci_front_unplug(struct pci_front *front)
 {
 	pci_front_quiesce(front);
-	/* A vCPU may still be in a BAR that was moved away under it. */
+	/* A vCPU may still be in a BAR that another moved away under it: for such a one
+	 * bus_remove() has not waited. Whoever comes now finds the device gone before it looks at
+	 * anything of it. */
 	pthread_rwlock_wrlock(&front->dev_lock);
 	front->gone = true;
 	pthread_rwlock_unlock(&front->dev_lock);

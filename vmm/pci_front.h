@@ -16,7 +16,9 @@
  *
  * Locks, outermost first: the host bridge's (config accesses, BARs), pci_lines.lock (all interrupt
  * state), the mediator's, the function's own of what is mapped and which irqfds are on. BAR
- * handlers hold none but the second, and only for the MSI-X table.
+ * handlers are entered with none held. From beginning to end they hold the function's own against
+ * being unplugged, which only pci_front_unplug() takes besides, alone; in it the second, and only
+ * for the MSI-X table.
  */
 #ifndef VMM_PCI_FRONT_H
 #define VMM_PCI_FRONT_H

@@ -13,6 +13,7 @@
 #include "vmm/layout.h"
 #include "vmm/pci.h"
 #include "vmm/pci_front.h"
+#include "vmm/trace.h"
 
 /*
  * A device whose registers share a 16 KiB page with its MSI-X table, as those of NVMe controllers
@@ -65,6 +66,8 @@ static struct {
 	int irq_ret;
 } d;
 
+static struct pci_dev *plugged; /* what the function is made of: d.dev, or a copy */
+
 static enum event events[64];
 static unsigned nr_log;
 
@@ -101,6 +104,68 @@ static void note(enum event e)
 {
 	if (nr_log < ARRAY_SIZE(events))
 		events[nr_log++] = e;
+}
+
+/* ---- unplugging in the middle of an access
+ * --------------------------------------------------------------------------------- */
+
+enum place { NOWHERE, BEFORE_THE_LOCK, AT_FIRST, AT_THE_GUARD };
+
+static struct {
+	enum place place; /* where the accessing thread has it done */
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool waits, done; /* the thread, for who is inside; it has closed the device */
+} pull = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+static void pull_is(bool *what)
+{
+	pthread_mutex_lock(&pull.lock);
+	*what = true;
+	pthread_cond_broadcast(&pull.changed);
+	pthread_mutex_unlock(&pull.lock);
+}
+
+static void *unplug(void *arg);
+
+/* pull_at - to be called there: goes on when the device is closed, or that waits for the caller */
+static void pull_at(enum place place)
+{
+	if (pull.place != place)
+		return;
+	pull.place = NOWHERE;
+	assert_int_equal(pthread_create(&pull.thread, NULL, unplug, NULL), 0);
+	pthread_mutex_lock(&pull.lock);
+	while (!pull.waits && !pull.done)
+		pthread_cond_wait(&pull.changed, &pull.lock);
+	pthread_mutex_unlock(&pull.lock);
+}
+
+uint64_t __real_trace_begin(const struct trace *trace);
+uint64_t __wrap_trace_begin(const struct trace *trace);
+uint64_t __wrap_trace_begin(const struct trace *trace)
+{
+	pull_at(AT_FIRST);
+	return __real_trace_begin(trace);
+}
+
+int __real_pthread_rwlock_rdlock(pthread_rwlock_t *lock);
+int __wrap_pthread_rwlock_rdlock(pthread_rwlock_t *lock);
+int __wrap_pthread_rwlock_rdlock(pthread_rwlock_t *lock)
+{
+	pull_at(BEFORE_THE_LOCK);
+	return __real_pthread_rwlock_rdlock(lock);
+}
+
+int __real_pthread_rwlock_wrlock(pthread_rwlock_t *lock);
+int __wrap_pthread_rwlock_wrlock(pthread_rwlock_t *lock);
+int __wrap_pthread_rwlock_wrlock(pthread_rwlock_t *lock)
+{
+	if (!pthread_rwlock_trywrlock(lock))
+		return 0;
+	pull_is(&pull.waits);
+	return __real_pthread_rwlock_wrlock(lock);
 }
 
 /* ---- the mediator
@@ -148,6 +213,7 @@ void endpoint_sync_for_cpu(struct endpoint *ep)
 
 static struct ring_place ring_place;
 static int ring_live = -1; /* the last one told of; -1: none */
+static int ring_ret;
 
 int endpoint_set_ring(struct endpoint *ep, unsigned ring, const struct ring_place *place)
 {
@@ -155,7 +221,8 @@ int endpoint_set_ring(struct endpoint *ep, unsigned ring, const struct ring_plac
 	ring_live = place ? (int)ring : -1;
 	if (place)
 		ring_place = *place;
-	return 0;
+	pull_at(AT_THE_GUARD);
+	return ring_ret;
 }
 
 int endpoint_translate(struct endpoint *ep, uint64_t iova, unsigned access, uint64_t *gpa)
@@ -187,7 +254,7 @@ static uint8_t *region(unsigned index, uint64_t off, unsigned len)
 
 static int dev_read(struct pci_dev *dev, unsigned index, uint64_t off, void *buf, unsigned len)
 {
-	assert_ptr_equal(dev, &d.dev);
+	assert_ptr_equal(dev, plugged);
 	assert_true(len == 256 || off % len == 0);
 	memcpy(buf, region(index, off, len), len);
 	note(REG_READ);
@@ -197,7 +264,7 @@ static int dev_read(struct pci_dev *dev, unsigned index, uint64_t off, void *buf
 static int dev_write(struct pci_dev *dev, unsigned index, uint64_t off, const void *buf,
 		     unsigned len)
 {
-	assert_ptr_equal(dev, &d.dev);
+	assert_ptr_equal(dev, plugged);
 	assert_int_equal(off % len, 0);
 	if (index == VFIO_PCI_CONFIG_REGION_INDEX) {
 		bool command = off == PCI_COMMAND && len == 2;
@@ -471,7 +538,7 @@ static int resample(void *ctx, unsigned line)
 static int create(struct endpoint *ep, bool sync)
 {
 	struct pci_front_cfg cfg = {
-		.dev = &d.dev,
+		.dev = plugged,
 		.ep = ep,
 		.host = host,
 		.machine = &machine,
@@ -496,6 +563,7 @@ static int a_machine(void **state)
 	trap_fn = NULL;
 	memset(lines.asserted, 0, sizeof(lines.asserted));
 	power_on();
+	plugged = &d.dev;
 	assert_int_equal(bus_create(&bus), 0);
 	machine = (struct pci_machine){.bus = bus,
 				       .set_intx = set_intx,
@@ -841,6 +909,136 @@ static void a_function_that_is_unplugged_reads_as_ones_and_touches_nothing(void 
 	d.dev.ops = was;
 }
 
+/* Another vCPU moves the BARs away, for whose handlers bus_remove() does not wait then; the host
+ * takes the device back. */
+static void *unplug(void *arg)
+{
+	(void)arg;
+	cwr(PCI_COMMAND, 2, 0);
+	pci_front_unplug(func);
+	free(plugged);
+	pull_is(&pull.done);
+	return NULL;
+}
+
+/* a_function_to_pull - its device is on the heap, to be freed by who closes it */
+static void a_function_to_pull(void)
+{
+	plugged = malloc(sizeof(*plugged));
+	assert_non_null(plugged);
+	*plugged = d.dev;
+	assert_int_equal(create(EP, true), 0);
+	enable();
+	pull.waits = pull.done = false;
+}
+
+static void assert_pulled(bool waited)
+{
+	assert_int_equal(pull.place, NOWHERE);
+	pthread_join(pull.thread, NULL);
+	assert_int_equal(pull.waits, waited);
+	assert_true(pull.done);
+}
+
+static void a_device_is_there_until_the_register_access_ends(void **state)
+{
+	uint64_t at;
+
+	(void)state;
+	a_function_to_pull();
+	put_le32(d.bar0 + 0x10, 0xcafe);
+	at = bar0() + 0x10;
+	pull.place = AT_FIRST;
+	assert_int_equal(rd(at, 4), 0xcafe);
+	assert_pulled(true);
+}
+
+static int at_the_doorbell(struct pci_dev *dev, uint64_t addr, uint64_t *gpa)
+{
+	assert_ptr_equal(dev, plugged);
+	*gpa = addr;
+	return 0;
+}
+
+static void a_device_is_there_until_the_pending_message_is_sent(void **state)
+{
+	static struct pci_dev_ops ops;
+	uint64_t at;
+
+	(void)state;
+	ops = dev_ops;
+	ops.msi_target = at_the_doorbell;
+	d.dev.ops = &ops;
+	a_function_to_pull();
+	at = bar0() + TABLE;
+	wr(at, 8, DOORBELL);
+	wr(at + 8, 4, 70);
+	cwr(CAP_MSIX + 2, 2, PCI_MSIX_FLAGS_ENABLE);
+	pci_front_fire(func, 0);
+	assert_int_equal(m.nr_msi, 0);
+	pull.place = AT_FIRST;
+	wr(at + 12, 4, 0);
+	assert_pulled(true);
+	assert_int_equal(m.nr_msi, 1);
+}
+
+/* virtio_function - one whose common configuration structure is in BAR 5 at 0x100 */
+static void virtio_function(void)
+{
+	uint8_t *cap = d.config + CAP_VNDR;
+
+	put_le16(d.config, 0x1af4);
+	memset(cap + 3, 0, 13);
+	cap[3] = 1; /* VIRTIO_PCI_CAP_COMMON_CFG */
+	cap[4] = 5;
+	put_le32(cap + 8, 0x100);
+	put_le32(d.bar5 + 0x104, UINT32_MAX); /* features */
+	put_le32(d.bar5 + 0x128, 0x7000);     /* available ring */
+	put_le32(d.bar5 + 0x130, 0x8000);     /* used ring */
+	put_le16(d.bar5 + 0x116, 2);	      /* queue select */
+	ring_live = -1;
+}
+
+static void a_device_is_there_until_its_guard_has_spoken(void **state)
+{
+	(void)state;
+	virtio_function();
+	a_function_to_pull();
+	ring_ret = -ENOSPC; /* there is something to say */
+	pull.place = AT_THE_GUARD;
+	wr(bar5() + 0x11c, 2, 1);
+	ring_ret = 0;
+	assert_pulled(true);
+	assert_int_equal(get_le16(d.bar5 + 0x11c), 1);
+}
+
+static void an_access_that_comes_as_the_device_goes_finds_nothing(void **state)
+{
+	static const struct {
+		uint64_t off;
+		bool write;
+	} accesses[] = {{0x10, false}, {0x10, true},	   {TABLE, false},
+			{TABLE, true}, {TABLE + 12, true}, {PBA, false}};
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(accesses); i++) {
+		uint64_t at;
+
+		a_function_to_pull();
+		at = bar0() + accesses[i].off;
+		nr_log = 0;
+		pull.place = BEFORE_THE_LOCK;
+		if (accesses[i].write)
+			wr(at, 4, 0xcafe);
+		else
+			assert_int_equal(rd(at, 4), UINT32_MAX);
+		assert_pulled(false);
+		assert_int_equal(get_le32(d.bar0 + accesses[i].off), 0);
+		pci_front_destroy(func);
+		func = NULL;
+	}
+}
+
 static void a_bar_that_moves_is_followed(void **state)
 {
 	uint64_t was = bar0(), to = LAYOUT_PCI_MEM64_BASE + 0x123454000;
@@ -931,23 +1129,6 @@ static void port_accesses_are_of_1_2_or_4_bytes_and_sync_points(void **state)
 	assert_int_equal(rd(bar4() + 5, 2), 0xffff);
 	for (unsigned i = 0; i < BAR4_LEN; i++)
 		assert_int_equal(d.bar4[i], 0x11);
-}
-
-/* virtio_function - one whose common configuration structure is in BAR 5 at 0x100 */
-static void virtio_function(void)
-{
-	uint8_t *cap = d.config + CAP_VNDR;
-
-	put_le16(d.config, 0x1af4);
-	memset(cap + 3, 0, 13);
-	cap[3] = 1; /* VIRTIO_PCI_CAP_COMMON_CFG */
-	cap[4] = 5;
-	put_le32(cap + 8, 0x100);
-	put_le32(d.bar5 + 0x104, UINT32_MAX); /* features */
-	put_le32(d.bar5 + 0x128, 0x7000);     /* available ring */
-	put_le32(d.bar5 + 0x130, 0x8000);     /* used ring */
-	put_le16(d.bar5 + 0x116, 2);	      /* queue select */
-	ring_live = -1;
 }
 
 static void the_rings_of_a_virtio_function_are_looked_after(void **state)
@@ -1850,6 +2031,10 @@ int main(void)
 		TRAPPED(bars_have_addresses_in_the_windows_64_kib_apart),
 		TRAPPED(a_bar_answers_only_while_memory_is_enabled),
 		TRAPPED(a_function_that_is_unplugged_reads_as_ones_and_touches_nothing),
+		ALONE(a_device_is_there_until_the_register_access_ends),
+		ALONE(a_device_is_there_until_the_pending_message_is_sent),
+		ALONE(a_device_is_there_until_its_guard_has_spoken),
+		ALONE(an_access_that_comes_as_the_device_goes_finds_nothing),
 		TRAPPED(a_bar_that_moves_is_followed),
 		TRAPPED(two_bars_in_one_place_do_no_harm),
 		TRAPPED(ports_are_reached_while_io_is_enabled_and_where_the_bar_is),
