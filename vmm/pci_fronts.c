@@ -117,9 +117,13 @@ int pci_fronts_add(struct pci_fronts *fronts, struct pci_dev *dev, struct endpoi
 
 void pci_fronts_unplug(struct pci_fronts *fronts, const struct pci_dev *dev)
 {
-	for (unsigned i = 0; i < fronts->nr; i++)
-		if (fronts->devs[i] == dev)
-			pci_front_unplug(fronts->fronts[i]);
+	for (unsigned i = 0; i < fronts->nr; i++) {
+		if (fronts->devs[i] != dev)
+			continue;
+		poller_destroy(fronts->pollers[i]);
+		fronts->pollers[i] = NULL;
+		pci_front_unplug(fronts->fronts[i]);
+	}
 }
 
 void pci_fronts_quiesce(struct pci_fronts *fronts)

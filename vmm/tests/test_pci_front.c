@@ -10,9 +10,12 @@
 
 #include "iommu/base.h"
 #include "vmm/bus.h"
+#include "vmm/evloop.h"
 #include "vmm/layout.h"
 #include "vmm/pci.h"
 #include "vmm/pci_front.h"
+#include "vmm/pci_fronts.h"
+#include "vmm/poller.h"
 #include "vmm/trace.h"
 
 /*
@@ -205,10 +208,14 @@ void endpoint_sync_for_device(struct endpoint *ep)
 	note(SYNC_DEV);
 }
 
+static struct evloop *until_sync; /* NULL: none runs until then */
+
 void endpoint_sync_for_cpu(struct endpoint *ep)
 {
 	assert_ptr_equal(ep, EP);
 	note(SYNC_CPU);
+	if (until_sync)
+		evloop_stop(until_sync, SYNC_CPU);
 }
 
 static struct ring_place ring_place;
@@ -1036,6 +1043,50 @@ static void an_access_that_comes_as_the_device_goes_finds_nothing(void **state)
 		assert_int_equal(get_le32(d.bar0 + accesses[i].off), 0);
 		pci_front_destroy(func);
 		func = NULL;
+	}
+}
+
+static void time_is_up(void *ctx)
+{
+	evloop_stop(ctx, 0);
+}
+
+/* run_until_sync - for @ns at most. Return: SYNC_CPU; 0: there was no sync. */
+static int run_until_sync(struct evloop *loop, uint64_t ns)
+{
+	struct evloop_watch *watch;
+	int status;
+
+	assert_int_equal(evloop_add_timer(loop, ns, time_is_up, loop, &watch), 0);
+	until_sync = loop;
+	status = evloop_run(loop);
+	until_sync = NULL;
+	return status;
+}
+
+static void a_device_that_is_unplugged_is_not_polled(void **state)
+{
+	static const struct {
+		bool unplugged;
+		uint64_t ns;
+		int status;
+	} runs[] = {{false, UINT64_C(60000000000), SYNC_CPU}, {true, 20000000, 0}};
+
+	(void)state;
+	machine.intx_resample = NULL;
+	needs_sync = true;
+	for (unsigned i = 0; i < ARRAY_SIZE(runs); i++) {
+		struct pci_fronts *fronts;
+		struct evloop *loop;
+
+		assert_int_equal(evloop_create(0, &loop), 0);
+		assert_int_equal(pci_fronts_create(host, &machine, loop, &fronts), 0);
+		assert_int_equal(pci_fronts_add(fronts, &d.dev, EP, POLL_US_MIN, DEVFN), 0);
+		if (runs[i].unplugged)
+			pci_fronts_unplug(fronts, &d.dev);
+		assert_int_equal(run_until_sync(loop, runs[i].ns), runs[i].status);
+		pci_fronts_destroy(fronts);
+		evloop_destroy(loop);
 	}
 }
 
@@ -2035,6 +2086,7 @@ int main(void)
 		ALONE(a_device_is_there_until_the_pending_message_is_sent),
 		ALONE(a_device_is_there_until_its_guard_has_spoken),
 		ALONE(an_access_that_comes_as_the_device_goes_finds_nothing),
+		ALONE(a_device_that_is_unplugged_is_not_polled),
 		TRAPPED(a_bar_that_moves_is_followed),
 		TRAPPED(two_bars_in_one_place_do_no_harm),
 		TRAPPED(ports_are_reached_while_io_is_enabled_and_where_the_bar_is),
