@@ -103,6 +103,14 @@ as_user() {
 	PATH=$work/bin:$PATH
 }
 
+# asks_live FILE: the user does, until the next granule has answered
+asks_live() {
+	rm -f "$work/pid"
+	until [ -s "$work/pid" ] && su -s /bin/sh user -c "exec $real stat $(cat "$work/pid")" >"$1" 2>&1; do
+		usleep 200000
+	done
+}
+
 # ---- what `after` often asks ----
 
 # clean FILE: the statistics have neither conflicts nor faults; granule that was killed has written none. The next

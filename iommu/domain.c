@@ -1410,10 +1410,10 @@ static int map_one(struct domain *dom, const struct mapping *map)
 {
 	int ret = try_map(dom, map);
 
-	if ((ret != -ENOSPC && ret != -ENOMEM) || !dom->parked.head)
-		return ret;
-	domain_trim(dom);
-	return try_map(dom, map);
+	/* Memory is counted for all containers together: other domains' too. */
+	while ((ret == -ENOSPC || ret == -ENOMEM) && reclaim(dom))
+		ret = try_map(dom, map);
+	return ret;
 }
 
 int domain_map(struct domain *dom, const struct mapping *map)

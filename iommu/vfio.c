@@ -38,7 +38,8 @@ struct vfio_container {
 	bool mapped; /* something may be */
 	unsigned group;
 	int fd, group_fd;
-	uint32_t dma_avail;   /* mappings the kernel takes; 0: it does not say */
+	uint32_t dma_avail; /* mappings the kernel takes; 0: it does not say */
+	uint64_t memlock;   /* bytes; UINT64_MAX: no limit; a thread that is confined cannot ask */
 	atomic_bool released; /* there is no device any more */
 	bool broken;	      /* an unmap failed: nothing unmapped may be reused any more */
 	bool reported[NR_REFUSALS];
@@ -175,7 +176,6 @@ static int container_map(struct shadow *shadow, uint64_t iova, void *hva, uint64
 		.size = len,
 	};
 	int ret = vfio_ioctl(c->fd, VFIO_IOMMU_MAP_DMA, &map);
-	uint64_t limit;
 
 	if (ret >= 0) {
 		c->mapped = true;
@@ -186,14 +186,13 @@ static int container_map(struct shadow *shadow, uint64_t iova, void *hva, uint64
 		return 0;
 	switch (ret) {
 	case -ENOMEM:
-		limit = memlock_limit();
-		if (limit != UINT64_MAX)
+		if (c->memlock != UINT64_MAX)
 			report(c, REFUSED_MEMLOCK,
 			       "%s: the host would not pin memory for the device: out of memory, "
 			       "or past "
 			       "the locked-memory limit of %" PRIu64
 			       " KiB; raise it (ulimit -l unlimited) or give granule CAP_IPC_LOCK",
-			       c->name, limit >> 10);
+			       c->name, c->memlock >> 10);
 		else
 			report(c, REFUSED_MEMLOCK,
 			       "%s: the host is out of memory to pin for the device; give the "
@@ -587,6 +586,7 @@ int vfio_container_take(unsigned group, int group_fd, int container_fd, struct v
 	if (!c)
 		return fail(-ENOMEM, error, error_len, "out of memory");
 	c->group = group;
+	c->memlock = memlock_limit();
 	snprintf(c->name, sizeof(c->name), "IOMMU group %u", group);
 	c->instance.ops = &container_ops;
 	c->instance.name = c->name;

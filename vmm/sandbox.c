@@ -22,7 +22,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
-#include <termios.h>
+#include <asm/termbits.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -103,7 +103,6 @@ static const struct call calls[] = {
 	 .args = {ARG_HAS(3, AT_EMPTY_PATH)}},
 	{.nr = SCMP_SYS(fstat), .kinds = LOOP},
 	{.nr = SCMP_SYS(lseek), .kinds = LOOP},
-	{.nr = SCMP_SYS(fchmod), .kinds = LOOP},
 	{.nr = SCMP_SYS(close), .kinds = LOOP},
 	{.nr = SCMP_SYS(ftruncate), .kinds = TRACE},
 	/* Packets of a tap, straight to guest memory. */
@@ -137,8 +136,10 @@ static const struct {
 	uint32_t request;
 	unsigned kinds;
 } ioctls[] = {
-	{TCGETS, LOOP},
+	{TCGETS, ALL},
 	{TCSETS, ALL},
+	{TCGETS2, ALL}, /* glibc's since 2.42 */
+	{TCSETS2, ALL},
 	{TIOCGWINSZ, LOOP},
 	{TUNSETOFFLOAD, LOOP | VCPU},
 	{VFIO_IOMMU_MAP_DMA, LOOP | VCPU},

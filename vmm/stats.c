@@ -262,6 +262,7 @@ void stats_write_json(FILE *file, const struct stats *stats)
 struct stats_file {
 	const char *path;
 	int fd;
+	int reader;    /* of a pipe with a name, so that nobody has to be there yet; -1: not one */
 	bool replaces; /* by temp, which is there until then */
 	char temp[PATH_MAX];
 };
@@ -272,8 +273,9 @@ static int target_open(struct stats_file *file)
 	struct stat st;
 
 	if (stat(file->path, &st) == 0 && !S_ISREG(st.st_mode)) {
-		/* A pipe's reader need not be there yet: so it does not have to be waited for. */
-		file->fd = open(file->path, (S_ISFIFO(st.st_mode) ? O_RDWR : O_WRONLY) | O_CLOEXEC);
+		if (S_ISFIFO(st.st_mode))
+			file->reader = open(file->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+		file->fd = open(file->path, O_WRONLY | O_CLOEXEC);
 		return file->fd < 0 ? -errno : 0;
 	}
 	if (snprintf(file->temp, sizeof(file->temp), "%s.XXXXXX", file->path) >=
@@ -296,10 +298,11 @@ int stats_file_open(const char *path, struct stats_file **out)
 		return -ENOMEM;
 	}
 	file->path = path;
+	file->fd = file->reader = -1;
 	ret = target_open(file);
 	if (ret) {
 		msg_error("--stats %s: cannot write there: %s", path, strerror(-ret));
-		free(file);
+		stats_file_close(file);
 		return ret;
 	}
 	/* mkostemp gives 0600; a file the user asked for is as readable as any other. */
@@ -329,6 +332,13 @@ static int write_all(int fd, const char *text, size_t len)
 	return 0;
 }
 
+static void close_reader(struct stats_file *file)
+{
+	if (file->reader >= 0)
+		close(file->reader);
+	file->reader = -1;
+}
+
 int stats_file_write(struct stats_file *file, const struct stats *stats)
 {
 	char *text = NULL;
@@ -336,6 +346,8 @@ int stats_file_write(struct stats_file *file, const struct stats *stats)
 	FILE *memory = open_memstream(&text, &len);
 	int ret = -ENOMEM;
 
+	/* A pipe without another one is an error now. */
+	close_reader(file);
 	if (memory) {
 		stats_write_json(memory, stats);
 		ret = fclose(memory) ? -errno : write_all(file->fd, text, len);
@@ -358,6 +370,7 @@ void stats_file_close(struct stats_file *file)
 {
 	if (!file)
 		return;
+	close_reader(file);
 	if (file->fd >= 0)
 		close(file->fd);
 	if (file->replaces)

@@ -52,6 +52,7 @@ struct client {
 
 struct statsock {
 	int fd;
+	uid_t uid; /* ours; a thread that is confined cannot ask */
 	struct evloop *loop;
 	struct evloop_watch *watch;
 	struct sockaddr_un addr;
@@ -110,13 +111,13 @@ static void user_dir(uid_t uid, char dir[32])
 /* ---- the VM's side --------------------------------------------------------------------------- */
 
 /* The socket's mode keeps others out; this holds where a file system knows no modes. */
-static bool may_ask(int fd)
+static bool may_ask(const struct statsock *sock, int fd)
 {
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
 
 	return !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) &&
-	       (peer.uid == 0 || peer.uid == geteuid());
+	       (peer.uid == 0 || peer.uid == sock->uid);
 }
 
 static void answer(struct statsock *sock, int fd, const struct ask *ask)
@@ -203,7 +204,7 @@ static void add_client(struct statsock *sock, int fd)
 	client->fd = fd;
 	client->nr = sock->nr_clients++;
 	/* Most have asked by now. */
-	if (!may_ask(fd) || !serve(client) ||
+	if (!may_ask(sock, fd) || !serve(client) ||
 	    evloop_add_fd(sock->loop, fd, POLLIN, on_request, client, &client->watch) ||
 	    evloop_add_timer(sock->loop, statsock_patience_ns, on_impatience, client,
 			     &client->timer))
@@ -280,6 +281,7 @@ int statsock_create(struct evloop *loop,
 		msg_error("out of memory");
 		return -ENOMEM;
 	}
+	sock->uid = geteuid();
 	sock->loop = loop;
 	sock->answer = answer_fn;
 	sock->ctx = ctx;

@@ -78,6 +78,8 @@ void term_block_signals(void)
 	}
 	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
 	signal(SIGPIPE, SIG_IGN);
+	/* A limit of file sizes costs the write. */
+	signal(SIGXFSZ, SIG_IGN);
 }
 
 int term_pending_signal(void)

@@ -1146,7 +1146,7 @@ static int start_vcpus(struct vm *vm)
 	return 0;
 }
 
-/* Start every thread. None enters the guest before all of them are confined. */
+/* Start every thread; each confines itself first, and none enters the guest before this one is. */
 static int start(struct vm *vm)
 {
 	int ret;

@@ -164,6 +164,7 @@ CALL(unlinkat, AT_FDCWD, "/nonexistent", 0)
 CALL(renameat2, AT_FDCWD, "/nonexistent", AT_FDCWD, "/nonexistent", 0)
 CALL(linkat, AT_FDCWD, "/nonexistent", AT_FDCWD, "/nonexistent", 0)
 CALL(fchmodat, AT_FDCWD, "/nonexistent", 0)
+CALL(fchmod, -1, 0)
 CALL(fcntl, 0, F_SETFL, 0)
 CALL(dup3, 0, 5, 0)
 CALL(accept4, -1, NULL, NULL, 0)
@@ -218,6 +219,7 @@ static void nobody_may(void **state)
 	NOBODY(renameat2);
 	NOBODY(linkat);
 	NOBODY(fchmodat);
+	NOBODY(fchmod);
 	NOBODY(fcntl);
 	NOBODY(dup3);
 	NOBODY(accept4);

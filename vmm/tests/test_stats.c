@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -294,6 +295,11 @@ static void a_pipe_is_written_in_place(void **state)
 	assert_non_null(strstr(text, "1234"));
 	assert_int_equal(read(reader, text, sizeof(text)), 0);
 	close(reader);
+	/* one whose reader never comes */
+	signal(SIGPIPE, SIG_IGN);
+	assert_int_equal(stats_file_open(path, &file), 0);
+	assert_int_equal(stats_file_write(file, &some), -EPIPE);
+	stats_file_close(file);
 	assert_int_equal(unlink(path), 0);
 }
 
