@@ -107,13 +107,14 @@ void disk_log_failure(struct disk_log *log, const char *path, const char *what, 
 	uint64_t now = monotonic_ns();
 	char more[64] = "";
 
-	if (log->said && now - log->last_ns < LOG_INTERVAL_NS) {
+	if (log->said && (log->said >= DISK_LOG_MAX || now - log->last_ns < LOG_INTERVAL_NS)) {
 		log->unsaid++;
 		return;
 	}
 	if (log->unsaid)
 		snprintf(more, sizeof(more), " (and %u failures before it)", log->unsaid);
-	*log = (struct disk_log){.said = true, .last_ns = now};
-	msg_warn("disk %s: a %s failed: %s%s; the guest is told", path, what,
-		 error ? strerror(error) : "it has become shorter", more);
+	*log = (struct disk_log){.said = log->said + 1, .last_ns = now};
+	msg_warn("disk %s: a %s failed: %s%s; the guest is told%s", path, what,
+		 error ? strerror(error) : "it has become shorter", more,
+		 log->said == DISK_LOG_MAX ? ", further ones are not shown" : "");
 }

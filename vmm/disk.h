@@ -18,14 +18,18 @@
  */
 int disk_open(const struct disk_config *cfg, uint64_t *size);
 
+/* Lines about one disk: a guest can have it fail for as long as it lives. */
+#define DISK_LOG_MAX 100
+
 /* What was said of a disk that fails; zero at first. */
 struct disk_log {
-	bool said;
+	unsigned said; /* lines */
 	uint64_t last_ns;
 	unsigned unsaid;
 };
 
-/* disk_log_failure - a line on stderr, at most one a minute; how many went unsaid is in the next.
+/* disk_log_failure - a line on stderr, at most one a minute and DISK_LOG_MAX; how many went unsaid
+ * is in the next.
  * @what: of the guest's, "write" say; @error: an errno, 0: the file ends before. One thread at a
  * time. */
 void disk_log_failure(struct disk_log *log, const char *path, const char *what, int error);

@@ -114,19 +114,25 @@ static void a_size_that_is_no_multiple_of_512_is_refused(void **state)
 	assert_int_equal(size, 512);
 }
 
-static void a_disk_that_fails_says_so_once_a_minute(void **state)
+static void a_disk_that_fails_says_so_once_a_minute_and_not_for_ever(void **state)
 {
 	struct disk_log log = {0};
 
 	(void)state;
 	disk_log_failure(&log, path, "write", ENOSPC);
-	assert_true(log.said);
+	assert_int_equal(log.said, 1);
 	for (unsigned i = 0; i < 1000; i++)
 		disk_log_failure(&log, path, "read", 0);
 	assert_int_equal(log.unsaid, 1000);
 	log.last_ns -= UINT64_C(61000000000);
 	disk_log_failure(&log, path, "read", 0);
 	assert_int_equal(log.unsaid, 0);
+	assert_int_equal(log.said, 2);
+	for (unsigned i = 0; i < 2 * DISK_LOG_MAX; i++) {
+		log.last_ns -= UINT64_C(61000000000);
+		disk_log_failure(&log, path, "read", 0);
+	}
+	assert_int_equal(log.said, DISK_LOG_MAX);
 }
 
 int main(void)
@@ -138,7 +144,7 @@ int main(void)
 		T(what_is_no_disk_is_refused),
 		T(a_pipe_is_refused_at_once),
 		T(a_size_that_is_no_multiple_of_512_is_refused),
-		T(a_disk_that_fails_says_so_once_a_minute),
+		T(a_disk_that_fails_says_so_once_a_minute_and_not_for_ever),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
