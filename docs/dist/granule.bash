@@ -1,10 +1,12 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# granule - completion for bash (for zsh after `autoload bashcompinit && bashcompinit`).
+# granule - completion for bash.
 #
 # Options, their values and the keys of --vfio, --sim and the like are what `granule COMMAND --help` says, so
 # there is no list here that could fall behind.
+#
+# Names of files are anybody's: none is ever expanded as `compgen -W` would, and each is offered quoted.
 
 # _granule_table HELP: a line each of
 #   o OPTION VALUE    an option and what follows it, in the help's words; VALUE may be missing
@@ -91,7 +93,7 @@ _granule_pids() {
 
 # _granule_value TABLE OPTION TEXT: what TEXT may become
 _granule_value() {
-	local table=$1 option=$2 text=$3 kind='' key head word path
+	local table=$1 option=$2 text=$3 kind='' key head word path start
 	kind=$(awk -v o="$option" '$1 == "o" && $2 == o && $3 { print $3 }' <<<"$table")
 	head=${text%"${text##*,}"} # what is there, up to the last comma
 	key=${text##*,}
@@ -106,14 +108,19 @@ _granule_value() {
 			done
 			;;
 		FILE*)
-			compgen -f -- "${key#*=}" | while IFS= read -r path; do
-				echo "$head$path"
+			# Without -r, what was typed loses its backslashes; they come back with %q.
+			# shellcheck disable=SC2162
+			IFS= read start <<<"${key#*=}"
+			shopt -u failglob # only here: this is a subshell
+			for path in "$start"*; do
+				# No value of a key has a comma in it.
+				[[ (-e $path || -L $path) && $path != *,* ]] && printf '%s%q\n' "$head" "$path"
 			done
 			;;
 		NAME)
 			for path in /sys/class/net/*/tun_flags; do
 				path=${path%/tun_flags}
-				[[ ${key%%=*} == tap && -e $path ]] && echo "$head${path##*/}"
+				[[ ${key%%=*} == tap && -e $path ]] && printf '%s%q\n' "$head" "${path##*/}"
 			done
 			;;
 		esac
@@ -138,6 +145,15 @@ _granule_value() {
 	fi
 }
 
+# _granule_offer CUR [BEFORE]: of the lines read, with BEFORE in front, those that go on from CUR
+_granule_offer() {
+	local line
+	COMPREPLY=()
+	while IFS= read -r line; do
+		[[ $line && ${2-}$line == "$1"* ]] && COMPREPLY+=("${2-}$line")
+	done
+}
+
 _granule() {
 	local line=${COMP_LINE:0:COMP_POINT} words cur='' prev command table help option breaks tail
 	COMPREPLY=()
@@ -150,22 +166,20 @@ _granule() {
 	prev=${words[-1]-} command=${words[1]-}
 	if [[ ${#words[@]} -eq 1 || $command == help ]]; then
 		[[ ${#words[@]} -le 2 ]] || return
-		mapfile -t COMPREPLY < <(compgen -W "$("${1/#\~/$HOME}" help 2>/dev/null |
-			sed -n 's/^  \([a-z]*\) .*/\1/p')" -- "$cur")
+		_granule_offer "$cur" < <("${1/#\~/$HOME}" help 2>/dev/null | sed -n 's/^  \([a-z]*\) .*/\1/p')
 		return
 	fi
 	help=$("${1/#\~/$HOME}" help "$command" 2>/dev/null) || return
 	table=$(_granule_table "$help")
 	option=$(awk -v o="$prev" '$1 == "o" && $2 == o && $3 { print o; exit }' <<<"$table")
 	if [[ $option ]]; then
-		mapfile -t COMPREPLY < <(compgen -W "$(_granule_value "$table" "$option" "$cur")" -- "$cur")
+		_granule_offer "$cur" < <(_granule_value "$table" "$option" "$cur")
 	elif [[ $cur == --*=* ]]; then
-		mapfile -t COMPREPLY < <(compgen -W "$(_granule_value "$table" "${cur%%=*}" "${cur#*=}" |
-			sed "s|^|${cur%%=*}=|")" -- "$cur")
+		_granule_offer "$cur" "${cur%%=*}=" < <(_granule_value "$table" "${cur%%=*}" "${cur#*=}")
 	elif [[ $cur == -* ]]; then
-		mapfile -t COMPREPLY < <(compgen -W "$(awk '$1 == "o" { print $2 }' <<<"$table" | sort -u)" -- "$cur")
+		_granule_offer "$cur" < <(awk '$1 == "o" { print $2 }' <<<"$table" | sort -u)
 	elif [[ $help == usage:*PID* ]]; then
-		mapfile -t COMPREPLY < <(compgen -W "$(_granule_pids)" -- "$cur")
+		_granule_offer "$cur" < <(_granule_pids)
 	fi
 	case ${COMPREPLY[0]-} in
 	*[,=]) compopt -o nospace 2>/dev/null ;;
