@@ -117,7 +117,10 @@ static const char help_devices[] =
 	"usage: granule devices [--json]\n"
 	"\n"
 	"Lists the host's PCI functions: address, name, driver, IOMMU group, aperture\n"
-	"and BARs.\n";
+	"and BARs.\n"
+	"\n"
+	"      --json            as JSON\n"
+	"  -h, --help            show this\n";
 
 static const char help_inspect[] =
 	"usage: granule inspect KERNEL\n"
