@@ -3,13 +3,21 @@
 #
 # deb.sh OUT - the Debian packages granule and libgranule-iommu-dev for arm64, of what make has built, in OUT. From the
 # environment, as dist.mk sets it: VERSION, PROGRAM, LIBRARY, STRIP; MAINTAINER; SOURCE_DATE_EPOCH, without which it
-# is the time of the last commit. The same inputs give the same bytes.
+# is the time of the last commit, if this tree is a repository. The same inputs give the same bytes.
 # shellcheck disable=SC2154
 set -eu
 
 here=$(dirname "$0")
 out=$1
-: "${SOURCE_DATE_EPOCH:=$(git -C "$here" log -1 --format=%ct)}"
+# A repository that this tree only lies in has dates of its own.
+if [ -z "${SOURCE_DATE_EPOCH-}" ] &&
+	[ "$(git -C "$here" rev-parse --show-toplevel 2>/dev/null)" = "$(readlink -f "$here/../..")" ]; then
+	SOURCE_DATE_EPOCH=$(git -C "$here" log -1 --format=%ct 2>/dev/null) || :
+fi
+if [ -z "${SOURCE_DATE_EPOCH-}" ]; then
+	echo "deb: set SOURCE_DATE_EPOCH, the date of the packages: there is no commit to take it from" >&2
+	exit 1
+fi
 export SOURCE_DATE_EPOCH TZ=UTC LC_ALL=C
 umask 022
 tmp=$(mktemp -d)
