@@ -45,7 +45,7 @@ mapfile -t headers < <(gcc -I. -MM -MT x iommu/iommu.h | grep -o 'iommu/[a-z_]*\
 	printf '644 include/granule/iommu/%s.h\n' "${headers[@]}"
 	printf '644 lib/%s\n' libgranule-iommu.a pkgconfig/granule-iommu.pc systemd/system/granule@.service
 	printf '644 share/%s\n' bash-completion/completions/granule man/man1/granule.1 \
-		doc/granule/{coherence,devices,security,sim}.md doc/granule/examples/{granule.conf,mediator.c}
+		doc/granule/{coherence,dart,design,devices,security,sim,testing}.md doc/granule/examples/{granule.conf,mediator.c}
 } | sort -k 2 >"$dir/files"
 
 files() { (cd "$1" && find . -type f -printf '%m %P\n' | sort -k 2); }
@@ -87,6 +87,18 @@ uninstalls() {
 	find "$dir/a root" -type f -o -name granule
 }
 
+# Links of the pages, and pages that the manual names.
+links() {
+	local doc="$dir/a root/usr/local/share/doc/granule" link
+	grep -o '](\([^)#]*\)' "$doc"/*.md | sed 's/.*](//' | grep -v -e '^$' -e '^https*:' | sort -u >"$dir/links"
+	sed -n 's|^\.Pa share/doc/granule/\([^ ]*\).*|\1|p' "$doc/../../man/man1/granule.1" >>"$dir/links"
+	[[ $(wc -l <"$dir/links") -ge 8 ]] || echo "only $(wc -l <"$dir/links") links"
+	while IFS= read -r link; do
+		[[ -e $doc/$link ]] || echo "$link is not installed"
+	done <"$dir/links"
+	! grep -n 'docs/' "$doc/../../man/man1/granule.1"
+}
+
 builds_nothing() {
 	rm -f "$dir/make/build/arm64"
 	if (cd "$dir/make" && quiet_make install DESTDIR=other) >"$dir/out" 2>&1; then
@@ -103,6 +115,7 @@ refuses_relative_prefix() {
 claim install_puts_each_file_in_its_place installs
 claim install_over_an_install again
 claim install_below_a_relative_destdir relative
+claim install_has_every_page_that_is_linked links
 claim install_builds_nothing builds_nothing
 claim install_refuses_a_relative_prefix refuses_relative_prefix
 claim uninstall_leaves_nothing_but_what_others_put_there uninstalls
@@ -234,6 +247,29 @@ options_of() { # COMMAND
 	done <"$dir/got"
 }
 
+# What is typed and what files are called is only text, for TAB and for Enter.
+odd_names() {
+	local names=('a b' 'a$(touch PWNED)' 'a`touch PWNED`' 'a;touch PWNED' $'a\ntouch PWNED' "a'b" a~)
+	local name text typed offered=()
+	mkdir -p "$dir/names" && cd "$dir/names" || return
+	touch -- "${names[@]}" 'a,b' || return
+	mapfile -t offered < <(completed 'granule run --sim nvme,disk=')
+	[[ ${#offered[@]} -eq ${#names[@]} ]] || echo "${#offered[@]} names are offered"
+	for name in "${offered[@]}"; do
+		eval "printf '%s\\0' nvme,disk=$name"
+	done | sort -z >"$dir/got"
+	printf 'nvme,disk=%s\0' "${names[@]}" | sort -z | cmp - "$dir/got"
+	[[ $(completed 'granule run --sim nvme,disk=a\$') == 'a\$\(touch\ PWNED\)' ]] || echo "nothing for what is quoted"
+	for text in '$(touch${IFS}PWNED)' '`touch${IFS}PWNED`' '|wPWNED;'; do
+		for typed in "run --vfio $text," "run --vfio=$text," "run --sim nvme,disk=$text" "run --net tap=$text" \
+			"run --$text=" "run --$text" "stat $text" "$text" "$text run" "help $text"; do
+			completed "granule $typed" >/dev/null
+		done
+	done
+	rm -- "${names[@]}" 'a,b'
+	find . -mindepth 1
+}
+
 # Every key that a parser knows, of --vfio or --sim.
 keys_of_vfio() {
 	completed 'granule run --vfio 01:00.0,' | sed 's/.*,//' >"$dir/got"
@@ -256,12 +292,15 @@ claim completion_offers_commands completes 'granule ' $(sed -n 's/^\t{"\([a-z]*\
 claim completion_offers_half_a_command completes 'granule ru' run
 claim completion_offers_the_options_of_run options_of run
 claim completion_offers_the_options_of_stat options_of stat
+claim completion_offers_the_options_of_inspect options_of inspect
+claim completion_offers_the_options_of_devices options_of devices
 claim completion_offers_the_keys_of_vfio keys_of_vfio
 claim completion_offers_values_of_a_key completes 'granule run --vfio 0000:01:00.0,sync=' full none rings
 claim completion_offers_values_behind_an_equals_sign completes 'granule run --iommu=' on off
 claim completion_offers_simulated_devices completes 'granule run -k x --sim ' nvme,disk= edu
 claim completion_offers_values_of_sim completes 'granule run --sim nvme,dart=t8110,owner=' host guest
 claim completion_offers_the_pids_of_guests pids
+claim completion_executes_nothing_and_quotes_names odd_names
 functions=(/sys/bus/pci/devices/0000:*)
 if [[ -e ${functions[0]} ]]; then
 	claim completion_offers_pci_addresses completes 'granule run --vfio=0000:' "${functions[@]#*0000:}"
@@ -295,6 +334,8 @@ unit_restarts() {
 	local reset
 	reset=$(sed -n 's/.*EXIT_RESET = \([0-9]*\),.*/\1/p' vmm/cli.h)
 	grep -q -x "RestartForceExitStatus=$reset" "docs/dist/granule@.service" || echo "not for status '$reset'"
+	# And for nothing else: a sandbox that was left, say, is for the administrator to see.
+	grep -q -x Restart=no "docs/dist/granule@.service" || echo "for more than that"
 }
 
 if command -v systemd-analyze >/dev/null; then
@@ -316,7 +357,26 @@ fi
 
 # ---- Debian packages ------------------------------------------------------------------------------------
 
+# Of a release without git, or one that lies in a repository of others.
+packages_need_a_date() {
+	unset SOURCE_DATE_EPOCH
+	mkdir -p "$dir/foreign/release" && cp -a docs iommu "$dir/foreign/release" || return
+	export VERSION=$version PROGRAM=$tree/build/arm64/granule LIBRARY=$tree/build/arm64/libgranule-iommu.a \
+		STRIP=true MAINTAINER=nobody
+	for repository in no yes; do
+		if [[ $repository == yes ]]; then
+			git -C "$dir/foreign" init -q && git -C "$dir/foreign" -c user.name=a -c user.email=a@b.invalid \
+				commit -q --allow-empty -m a || return
+		fi
+		"$dir/foreign/release/docs/dist/deb.sh" "$dir/dateless" >"$dir/out" 2>&1 && echo "it needs none"
+		grep -q 'set SOURCE_DATE_EPOCH' "$dir/out" || echo "it says nothing of a date"
+		sed 1d "$dir/out"
+	done
+	[[ ! -e $dir/dateless ]] || echo "it makes something"
+}
+
 packages_build() {
+	[[ -e .git ]] || export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-1700000000}
 	quiet_make deb >/dev/null || return
 	cp -r build/deb "$dir/deb"
 	(umask 077 && quiet_make deb >/dev/null) || return
@@ -348,10 +408,13 @@ program_package() {
 		usr/share/doc/granule/changelog.gz
 		usr/share/doc/granule/coherence.md
 		usr/share/doc/granule/copyright
+		usr/share/doc/granule/dart.md
+		usr/share/doc/granule/design.md
 		usr/share/doc/granule/devices.md
 		usr/share/doc/granule/examples/granule.conf
 		usr/share/doc/granule/security.md
 		usr/share/doc/granule/sim.md
+		usr/share/doc/granule/testing.md
 		usr/share/lintian/overrides/granule
 		usr/share/man/man1/granule.1.gz
 	END
@@ -374,6 +437,7 @@ library_package() {
 }
 
 if command -v dpkg-deb >/dev/null; then
+	claim packages_need_a_date_of_their_own packages_need_a_date
 	claim packages_are_the_same_bytes_each_time packages_build
 	mv "$dir/granule" "$dir/cli"
 	claim package_has_the_program program_package

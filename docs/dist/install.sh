@@ -58,14 +58,17 @@ headers() {
 	if [ "$more" = "$all" ]; then echo "$more"; else headers $more; fi
 }
 
+# No page links one that is not among them.
+pages='coherence dart design devices security sim testing'
+
 program() {
 	file 755 "$PROGRAM" "$bindir" granule
 	file 644 "$here/../granule.1" "$mandir/man1" granule.1
 	file 644 "$here/granule.bash" "$datadir/bash-completion/completions" granule
 	filled 644 "$here/granule@.service" "$unitdir" granule@.service
 	file 644 "$here/granule.conf" "$docdir/examples" granule.conf
-	for name in coherence devices security sim; do
-		file 644 "$here/../$name.md" "$docdir" $name.md
+	for name in $pages; do
+		file 644 "$here/../$name.md" "$docdir" "$name.md"
 	done
 }
 
