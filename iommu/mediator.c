@@ -33,6 +33,7 @@ struct endpoint {
 	void (*trap)(void *ctx, enum trap_state state); /* NULL: always trapped */
 	void *trap_ctx;
 	enum trap_state trap_state; /* as last told */
+	bool guarded;		    /* TRAP_OFF makes no difference to it */
 	unsigned nr_calm;	    /* sync points in a row with nothing to look at */
 	unsigned nr_resv;	    /* known once sealed */
 	struct resv_region resv[MAX_RESV];
@@ -124,8 +125,15 @@ static void add_fault(struct mediator *m, const struct fault *fault)
 
 /* ---- trapping ---- */
 
+/* What an endpoint that was told @state is like. */
+static enum trap_state seen_state(const struct endpoint *ep, enum trap_state state)
+{
+	return state == TRAP_OFF && ep->guarded ? TRAP_ON : state;
+}
+
 static void set_trap_state(struct endpoint *ep, enum trap_state state)
 {
+	enum trap_state before = seen_state(ep, ep->trap_state);
 	struct mark mark;
 
 	ep->nr_calm = 0;
@@ -138,11 +146,13 @@ static void set_trap_state(struct endpoint *ep, enum trap_state state)
 		ep->m->stats.untraps++;
 	mark = mark_now(ep->m);
 	ep->trap(ep->trap_ctx, state);
+	if (seen_state(ep, state) == before)
+		return;
 	tell_event(ep->m, mark, 0,
 		   (struct mediator_event){.kind = EVENT_TRAP,
 					   .domain = ep->domain ? ep->domain->id : 0,
 					   .endpoint = ep->cfg.id,
-					   .flags = state});
+					   .flags = seen_state(ep, state)});
 }
 
 /* Every endpoint of the domain, before something in it needs sync points. */
@@ -1285,6 +1295,18 @@ void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_st
 	pthread_mutex_unlock(&m->lock);
 }
 
+void endpoint_set_guarded(struct endpoint *ep, bool guarded)
+{
+	pthread_mutex_lock(&ep->m->lock);
+	ep->guarded = guarded;
+	pthread_mutex_unlock(&ep->m->lock);
+}
+
+bool endpoint_stays_trapped(const struct endpoint *ep)
+{
+	return ep->guarded || ep->cfg.may_turn_full;
+}
+
 void endpoint_turn_full(struct endpoint *ep)
 {
 	struct mediator *m = ep->m;
@@ -1447,7 +1469,7 @@ bool mediator_get_endpoint(struct mediator *m, unsigned i, struct endpoint_info 
 			.relaxed = ep->cfg.relaxed,
 			.hold = ep->cfg.hold,
 			.told = ep->trap,
-			.trap = ep->trap_state,
+			.trap = seen_state(ep, ep->trap_state),
 			.nr_streams = ep->cfg.nr_streams,
 		};
 		for (unsigned n = 0; n < ep->cfg.nr_streams; n++)

@@ -81,7 +81,7 @@ enum mediator_event_kind {
 	EVENT_RESET, /* every endpoint has left its domain */
 	EVENT_SYNC_FOR_DEVICE,
 	EVENT_SYNC_FOR_CPU,
-	EVENT_TRAP, /* an endpoint was told a trap_state */
+	EVENT_TRAP, /* an endpoint was told a trap_state, in .flags, and goes by it */
 	EVENT_FAULT,
 	NR_EVENT_KINDS,
 };
@@ -334,6 +334,13 @@ bool endpoint_needs_sync(const struct endpoint *ep);
 void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_state state),
 		       void *ctx);
 
+/* endpoint_set_guarded - its accesses trap in TRAP_OFF too, for the embedder watches what they tell:
+ * it is shown, and told of in events, as TRAP_ON then. Nothing else comes of it. */
+void endpoint_set_guarded(struct endpoint *ep, bool guarded);
+
+/* endpoint_stays_trapped - true if it never goes by TRAP_OFF: guarded, or cfg.may_turn_full */
+bool endpoint_stays_trapped(const struct endpoint *ep);
+
 /**
  * endpoint_turn_full - from now on it is as if the endpoint had always been SYNC_FULL
  *
@@ -393,7 +400,7 @@ struct endpoint_info {
 	enum sync_mode sync; /* SYNC_FULL too after endpoint_turn_full() */
 	bool may_turn_full, relaxed, hold;
 	bool told; /* somebody hears when it must trap, see endpoint_set_trap() */
-	enum trap_state trap;
+	enum trap_state trap; /* TRAP_ON too where it stays so, see endpoint_set_guarded() */
 	unsigned nr_streams;
 	struct stream streams[MEDIATOR_MAX_STREAMS]; /* with their instances as they are now */
 };

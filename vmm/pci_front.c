@@ -712,6 +712,13 @@ static void update_bars(struct pci_front *front)
 	}
 }
 
+/* When anything is bounced again the guards must know what the guest has told the device: so these
+ * stay trapped, but where a driver begins anew before. */
+static bool is_guarded(const struct pci_front *front)
+{
+	return front->is_nvme || front->is_virtio;
+}
+
 static void set_direct(struct pci_front *front, bool direct)
 {
 	pthread_mutex_lock(&front->direct_lock);
@@ -746,11 +753,7 @@ static void on_trap(void *ctx, enum trap_state state)
 {
 	struct pci_front *front = ctx;
 
-	/* When anything is bounced again the guards must know what the guest has told the device:
-	 * so these stay trapped, but where a driver begins anew before. */
-	bool guarded = front->is_nvme || front->is_virtio;
-
-	set_direct(front, state == TRAP_OFF_LONG || (state == TRAP_OFF && !guarded));
+	set_direct(front, state == TRAP_OFF_LONG || (state == TRAP_OFF && !is_guarded(front)));
 }
 
 static void hide_bar(const struct bar *bar, uint64_t size)
@@ -1453,9 +1456,11 @@ static void tell(const struct pci_front *front)
 			 bar->is_io ? "trapped, for it is of I/O ports"
 			 : !dev->bars[i].nr_areas
 				 ? "trapped, for the host lets none of it be mapped"
-			 : bar->quiet  ? "mapped, for it has no doorbell"
-			 : front->sync ? "trapped while its domain needs sync points"
-				       : "mapped, for nothing is synced",
+			 : bar->quiet   ? "mapped, for it has no doorbell"
+			 : !front->sync ? "mapped, for nothing is synced"
+			 : endpoint_stays_trapped(front->ep)
+				 ? "trapped while it is in a domain, for its queues are watched"
+				 : "trapped while its domain needs sync points",
 			 msix && !bar->is_io ? "; the pages of the MSI-X table are trapped" : "");
 	}
 }
@@ -1499,8 +1504,10 @@ int pci_front_create(const struct pci_front_cfg *cfg, struct pci_front **out, ch
 		goto err;
 	}
 	front->on_bridge = true;
-	if (front->sync)
+	if (front->sync) {
+		endpoint_set_guarded(front->ep, is_guarded(front));
 		endpoint_set_trap(front->ep, on_trap, front);
+	}
 	set_wanted_mode(front);
 	tell(front);
 	*out = front;

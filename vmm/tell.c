@@ -112,8 +112,9 @@ void tell_event(const struct mediator_event *event)
 		return;
 	case EVENT_TRAP:
 		msg_notable("endpoint %s: %s", bdf,
-			    event->flags == TRAP_ON ? "trapped, its domain needs sync points"
-						    : "direct, its domain needs no sync points");
+			    event->flags == TRAP_ON
+				    ? "trapped, its domain needs sync points or its queues are watched"
+				    : "direct, its domain needs no sync points");
 		return;
 	default:
 		return;

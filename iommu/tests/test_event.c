@@ -160,12 +160,49 @@ static void events_add_up_to_the_statistics(void **state)
 	assert_int_equal(fx->nr[EVENT_TRAP], stats.traps + stats.untraps);
 }
 
+/* One whose embedder watches its queues: what goes on trapping is not called direct. */
+static void what_stays_trapped_is_told_so(void **state)
+{
+	struct fixture *fx = *state;
+	const struct mapping map = {H, H + G - 1, RAM + G, RW};
+	struct mediator_stats stats;
+	struct endpoint_info info;
+
+	assert_false(endpoint_stays_trapped(fx->ep));
+	endpoint_set_guarded(fx->ep, true);
+	assert_true(endpoint_stays_trapped(fx->ep));
+	endpoint_set_trap(fx->ep, ignore_trap, NULL);
+	assert_int_equal(mediator_attach(fx->m, 1, 8, false), 0);
+	for (unsigned i = 0; i < 200; i++)
+		endpoint_sync_for_device(fx->ep);
+	mediator_get_stats(fx->m, &stats);
+	assert_int_equal(stats.untraps, 1); /* the embedder knows */
+	assert_int_equal(mediator_map(fx->m, 1, &map), 0);
+	assert_true(mediator_get_endpoint(fx->m, 0, &info));
+	assert_int_equal(info.trap, TRAP_ON);
+	assert_int_equal(mediator_unmap(fx->m, 1, H, H + G - 1), 0);
+	for (unsigned i = 0; i < 200; i++)
+		endpoint_sync_for_device(fx->ep);
+	assert_true(mediator_get_endpoint(fx->m, 0, &info));
+	assert_int_equal(info.trap, TRAP_ON);
+	assert_int_equal(fx->nr[EVENT_TRAP], 0);
+	/* In no domain it goes by what it is told. */
+	assert_int_equal(mediator_detach(fx->m, 1, 8), 0);
+	for (unsigned i = 0; i < 200; i++)
+		endpoint_sync_for_device(fx->ep);
+	assert_true(mediator_get_endpoint(fx->m, 0, &info));
+	assert_int_equal(info.trap, TRAP_OFF_LONG);
+	assert_int_equal(fx->nr[EVENT_TRAP], 1);
+	assert_int_equal(fx->last.flags, TRAP_OFF_LONG);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 		TEST(each_request_is_one_event_with_what_it_did),
 		TEST(events_add_up_to_the_statistics),
+		TEST(what_stays_trapped_is_told_so),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -75,6 +75,18 @@ bool endpoint_needs_sync(const struct endpoint *ep)
 }
 
 /* It is told nothing: an endpoint starts trapped. */
+void endpoint_set_guarded(struct endpoint *ep, bool guarded)
+{
+	(void)ep;
+	(void)guarded;
+}
+
+bool endpoint_stays_trapped(const struct endpoint *ep)
+{
+	(void)ep;
+	return false;
+}
+
 void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_state state),
 		       void *ctx)
 {

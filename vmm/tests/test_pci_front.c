@@ -196,6 +196,20 @@ void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_st
 	trap_ctx = ctx;
 }
 
+static bool guarded;
+
+void endpoint_set_guarded(struct endpoint *ep, bool on)
+{
+	assert_ptr_equal(ep, EP);
+	guarded = on;
+}
+
+bool endpoint_stays_trapped(const struct endpoint *ep)
+{
+	assert_ptr_equal(ep, EP);
+	return guarded;
+}
+
 void endpoint_turn_full(struct endpoint *ep)
 {
 	assert_ptr_equal(ep, EP);
@@ -1620,7 +1634,9 @@ static void an_nvme_controller_is_direct_only_for_long(void **state)
 	pci_front_quiesce(func);
 	pci_front_destroy(func);
 	put_le32(d.config + PCI_CLASS_REVISION, 0x01080201);
+	assert_false(guarded);
 	assert_int_equal(create(EP, true), 0);
+	assert_true(guarded);
 	enable();
 	assert_int_equal(nr_slots(), 1); /* BAR 2, see below */
 	tell(TRAP_OFF);
