@@ -19,6 +19,9 @@
 /* Clients taken in one turn of the loop: who comes in crowds shares it with the devices. */
 #define CLIENTS_PER_TURN 8
 
+/* How long nobody is taken when there is no descriptor or memory for one more. */
+#define PAUSE_NS UINT64_C(1000000000)
+
 uint64_t statsock_patience_ns = UINT64_C(10000000000);
 
 static const char magic[8] = "granule";
@@ -54,7 +57,7 @@ struct statsock {
 	int fd;
 	uid_t uid; /* ours; a thread that is confined cannot ask */
 	struct evloop *loop;
-	struct evloop_watch *watch;
+	struct evloop_watch *watch, *pause; /* one of them, or neither: nobody is answered any more */
 	struct sockaddr_un addr;
 	void (*answer)(void *ctx, const struct ask *ask, union answer *out);
 	void *ctx;
@@ -219,6 +222,32 @@ static void give_up(struct statsock *sock, int error)
 	sock->watch = NULL;
 }
 
+static void on_client(void *ctx, short revents);
+
+static void on_pause_end(void *ctx)
+{
+	struct statsock *sock = ctx;
+	int ret;
+
+	sock->pause = NULL; /* it is gone by itself */
+	ret = evloop_add_fd(sock->loop, sock->fd, POLLIN, on_client, sock, &sock->watch);
+	if (ret)
+		give_up(sock, -ret);
+}
+
+/* Who waits would be told of at once again and again: they wait for a while. */
+static void pause_clients(struct statsock *sock)
+{
+	int ret = evloop_add_timer(sock->loop, PAUSE_NS, on_pause_end, sock, &sock->pause);
+
+	if (ret) {
+		give_up(sock, -ret);
+		return;
+	}
+	evloop_remove(sock->loop, sock->watch);
+	sock->watch = NULL;
+}
+
 static void on_client(void *ctx, short revents)
 {
 	struct statsock *sock = ctx;
@@ -234,8 +263,11 @@ static void on_client(void *ctx, short revents)
 			add_client(sock, fd);
 		} else if (errno == EAGAIN) {
 			return;
+		} else if (errno == EMFILE || errno == ENFILE || errno == ENOMEM ||
+			   errno == ENOBUFS) {
+			pause_clients(sock);
+			return;
 		} else if (errno != EINTR && errno != ECONNABORTED) {
-			/* Who waits would be told of at once again, for ever. */
 			give_up(sock, errno);
 			return;
 		}
@@ -326,6 +358,7 @@ void statsock_destroy(struct statsock *sock)
 	if (!sock)
 		return;
 	evloop_remove(sock->loop, sock->watch);
+	evloop_remove(sock->loop, sock->pause);
 	for (unsigned i = 0; i < STATSOCK_MAX_CLIENTS; i++) {
 		if (sock->clients[i].fd >= 0)
 			hang_up(&sock->clients[i]);

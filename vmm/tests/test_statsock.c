@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -316,6 +317,40 @@ static void clients_that_say_nothing_are_let_go_in_time(void **state)
 	assert_int_equal(nr_collected, 0);
 }
 
+/* For a moment there is no descriptor for one more: who comes then waits, and is answered. */
+static void without_descriptors_clients_wait(void **state)
+{
+	const struct raw_request request = {.magic = "granule", .ask = {.what = ASK_STATS}};
+	const struct timeval limit = {.tv_sec = 10};
+	struct rlimit old, few;
+	struct stats got;
+	char byte;
+	int fd, second;
+
+	(void)state;
+	assert_int_equal(fetch(getpid(), false, &got), 0);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	second = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &old), 0);
+	few = old;
+	few.rlim_cur = 3;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	assert_int_equal(send(fd, &request, sizeof(request), MSG_NOSIGNAL), sizeof(request));
+	usleep(200000); /* it has been tried, and is not over and over */
+	assert_int_equal(recv(fd, &byte, 1, MSG_DONTWAIT), -1);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)), 0);
+	assert_true(drain(fd) > sizeof(got));
+	assert_int_equal(fetch(getpid(), false, &got), 0);
+	/* It may end in such a pause. */
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	assert_int_equal(connect(second, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	usleep(100000);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &old), 0);
+	close(second);
+}
+
 /* Taken down with clients in every state: ASan and rmdir() see what is left. */
 static void it_may_end_while_somebody_waits(void **state)
 {
@@ -547,6 +582,7 @@ int main(void)
 		RUNNING(a_request_in_pieces_is_a_request),
 		RUNNING(clients_that_say_nothing_make_room_for_others),
 		RUNNING(clients_that_say_nothing_are_let_go_in_time),
+		RUNNING(without_descriptors_clients_wait),
 		RUNNING(it_may_end_while_somebody_waits),
 		RUNNING(another_user_is_refused),
 		ALONE(a_socket_left_by_one_that_was_killed_is_replaced),
