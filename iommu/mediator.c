@@ -140,14 +140,14 @@ static void set_trap_state(struct endpoint *ep, enum trap_state state)
 	if (!ep->trap || ep->trap_state == state)
 		return;
 	ep->trap_state = state;
-	if (state == TRAP_ON)
-		ep->m->stats.traps++;
-	else
-		ep->m->stats.untraps++;
 	mark = mark_now(ep->m);
 	ep->trap(ep->trap_ctx, state);
 	if (seen_state(ep, state) == before)
 		return;
+	if (seen_state(ep, state) == TRAP_ON)
+		ep->m->stats.traps++;
+	else
+		ep->m->stats.untraps++;
 	tell_event(ep->m, mark, 0,
 		   (struct mediator_event){.kind = EVENT_TRAP,
 					   .domain = ep->domain ? ep->domain->id : 0,

@@ -62,7 +62,7 @@ struct mediator_stats {
 	uint64_t bytes_to_device, bytes_to_guest; /* copied between guest pages and bounce pages */
 	uint64_t syncs_for_device, syncs_for_cpu;
 	uint64_t sync_ns;	 /* time in them, by the mediator's clock */
-	uint64_t traps, untraps; /* endpoints told TRAP_ON, and otherwise */
+	uint64_t traps, untraps; /* endpoints told TRAP_ON, and otherwise: as EVENT_TRAP */
 	uint64_t conflicts; /* bytes that guest and device both changed between two sync points */
 	uint64_t holds;	    /* times that vCPUs were held */
 	uint64_t unstable;  /* syncs in which the device kept writing past the collect limit */
@@ -335,7 +335,7 @@ void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_st
 		       void *ctx);
 
 /* endpoint_set_guarded - its accesses trap in TRAP_OFF too, for the embedder watches what they tell:
- * it is shown, and told of in events, as TRAP_ON then. Nothing else comes of it. */
+ * it is shown, counted, and told of in events, as TRAP_ON then. Nothing else comes of it. */
 void endpoint_set_guarded(struct endpoint *ep, bool guarded);
 
 /* endpoint_stays_trapped - true if it never goes by TRAP_OFF: guarded, or cfg.may_turn_full */

@@ -11,6 +11,7 @@
 #include "iommu/base.h"
 #include "vmm/sandbox.h"
 #include "vmm/sim_pci.h"
+#include "vmm/trace.h"
 
 #define ALL_CAUSES  ((1u << SIM_EDU_VECS) - 1)
 #define WORD	    8u /* bytes of one access of the DMA engine */
@@ -404,6 +405,7 @@ static void *run(void *arg)
 
 	pthread_setname_np(pthread_self(), "sim-edu");
 	sandbox_enter(SANDBOX_EDU);
+	trace_name_thread(edu->cfg.name);
 	pthread_mutex_lock(&edu->lock);
 	edu->burst_start = monotonic_ns();
 	while (!edu->stop) {

@@ -13,6 +13,7 @@
 #include "vmm/msg.h"
 #include "vmm/sandbox.h"
 #include "vmm/sim_nvme_core.h"
+#include "vmm/trace.h"
 
 #define BAR_LEN	   0x4000u
 #define CLASS_NVME 0x010802u
@@ -454,6 +455,7 @@ static void *run(void *ctx)
 
 	pthread_setname_np(pthread_self(), "sim-nvme");
 	sandbox_enter(SANDBOX_NVME);
+	trace_name_thread(nvme->cfg.name);
 	ret = evloop_run(nvme->loop);
 	if (ret < 0) {
 		msg_warn("%s: it has failed: %s; the guest finds it dead", nvme->cfg.name,

@@ -75,7 +75,8 @@ struct trace {
 	bool full, failed; /* no more records; nothing more at all */
 	uint64_t max, written;
 	uint64_t nr_written, nr_dropped_told;
-	size_t len; /* of buf */
+	size_t len;	     /* of buf */
+	uint64_t nr_buffered; /* records in buf */
 	char buf[BUF_LEN];
 };
 
@@ -85,9 +86,9 @@ static _Thread_local uint64_t my_generation;
 static _Thread_local uint32_t my_thread;
 static _Thread_local char my_name[24];
 
-void trace_name_thread(const char *name, unsigned nr)
+void trace_name_thread(const char *name)
 {
-	snprintf(my_name, sizeof(my_name), "%s %u", name, nr);
+	snprintf(my_name, sizeof(my_name), "%s", name);
 	my_generation = 0;
 }
 
@@ -198,6 +199,13 @@ static void flush(struct trace *trace)
 	}
 	trace->written += done;
 	trace->len = 0;
+	/* What did not go out whole was cut off again, and maybe some that had. */
+	if (trace->failed)
+		atomic_fetch_add_explicit(&trace->nr_dropped, trace->nr_buffered,
+					  memory_order_relaxed);
+	else
+		trace->nr_written += trace->nr_buffered;
+	trace->nr_buffered = 0;
 }
 
 /* A record, or more of them, that belong together. */
@@ -225,24 +233,38 @@ static const char *status_name(int ret)
 #define US	  "%" PRIu64 ".%03u"
 #define US_OF(ns) (ns) / 1000, (unsigned)((ns) % 1000)
 
+/* The range of a request. What was refused may end before it begins, and all there is has no length
+ * of 64 bits. */
+static void format_range(const struct record *r, char buf[96])
+{
+	uint64_t len = r->b - r->a + 1;
+	int n = snprintf(buf, 96, "\"iova\":\"0x%" PRIx64 "\",\"last\":\"0x%" PRIx64 "\"", r->a,
+			 r->b);
+
+	if (r->b >= r->a && len)
+		snprintf(buf + n, 96 - (size_t)n, ",\"length\":%" PRIu64, len);
+}
+
 /* Append what is between the braces of args. Return: its length. */
 static int format_args(const struct record *r, char *buf, size_t len)
 {
+	char range[96];
+
 	switch (r->kind) {
 	case EVENT_MAP:
+		format_range(r, range);
 		return snprintf(buf, len,
-				"\"domain\":%" PRIu32 ",\"iova\":\"0x%" PRIx64
-				"\",\"length\":%" PRIu64 ",\"gpa\":\"0x%" PRIx64
+				"\"domain\":%" PRIu32 ",%s,\"gpa\":\"0x%" PRIx64
 				"\",\"rights\":\"%s%s%s\",\"copied\":%" PRIu64 ",\"status\":\"%s\"",
-				r->domain, r->a, r->b - r->a + 1, r->c,
+				r->domain, range, r->c,
 				r->flags & MAP_READ ? "r" : "", r->flags & MAP_WRITE ? "w" : "",
 				r->flags & MAP_MMIO ? "m" : "", r->copied, status_name(r->ret));
 	case EVENT_UNMAP:
+		format_range(r, range);
 		return snprintf(buf, len,
-				"\"domain\":%" PRIu32 ",\"iova\":\"0x%" PRIx64
-				"\",\"length\":%" PRIu64 ",\"copied\":%" PRIu64
+				"\"domain\":%" PRIu32 ",%s,\"copied\":%" PRIu64
 				",\"status\":\"%s\"",
-				r->domain, r->a, r->b - r->a + 1, r->copied, status_name(r->ret));
+				r->domain, range, r->copied, status_name(r->ret));
 	case EVENT_ATTACH:
 	case EVENT_DETACH:
 		return snprintf(buf, len,
@@ -342,7 +364,7 @@ static void add_record(struct trace *trace, const struct record *r)
 		    ",\n{\"name\":\"%s\",\"ph\":\"X\",\"ts\":" US ",\"dur\":" US
 		    ",\"pid\":1,\"tid\":%" PRIu32 ",\"args\":{%s}}",
 		    name_of(r), US_OF(ts), US_OF(r->end - r->begin), r->thread + 1, args);
-	trace->nr_written++;
+	trace->nr_buffered++;
 }
 
 /* What was lost is said where it was. */

@@ -4,9 +4,9 @@
  * Perfetto opens: `granule run --trace FILE`.
  *
  * Any thread records; it takes no lock, waits for nobody, and drops what finds no room, which is
- * counted. A thread of the trace's own writes the file, at least every TRACE_FLUSH_MS, whole
- * records at a time: if this process is killed the file holds all but what was recorded since then.
- * The format is the Trace Event Format in its array form, whose closing bracket may be missing.
+ * counted. A thread of the trace's own writes the file, at least every TRACE_FLUSH_MS: if this
+ * process is killed the file holds all but what was recorded since then, and its last line may be
+ * cut, for a kill ends even a write halfway. The format is the Trace Event Format in its array form, whose closing bracket may be missing.
  * Source: "Trace Event Format", Google, 2016, "JSON Array Format" and "Complete Events".
  */
 #ifndef VMM_TRACE_H
@@ -46,8 +46,9 @@ int trace_create(const char *path, uint64_t max, struct trace **out);
  * any more. NULL is fine. */
 void trace_destroy(struct trace *trace);
 
-/* trace_name_thread - what the calling thread is called in every trace: "vcpu", 0 */
-void trace_name_thread(const char *name, unsigned nr);
+/* trace_name_thread - what the calling thread is called in every trace: "vcpu 0"; no
+ * character that is special in JSON, and 23 of them at most */
+void trace_name_thread(const char *name);
 
 /* trace_event - as mediator_cfg.event; @trace is a struct trace */
 void trace_event(void *trace, const struct mediator_event *event);

@@ -343,7 +343,8 @@ static void *vcpu_thread(void *ctx)
 	snprintf(name, sizeof(name), "vcpu%u", vcpu->index);
 	pthread_setname_np(pthread_self(), name);
 	sandbox_enter(SANDBOX_VCPU);
-	trace_name_thread("vcpu", vcpu->index);
+	snprintf(name, sizeof(name), "vcpu %u", vcpu->index);
+	trace_name_thread(name);
 	while (hold_enter(&vcpu->seat)) {
 		int ret = ioctl(vcpu->fd, KVM_RUN, 0) ? errno : 0;
 

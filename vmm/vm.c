@@ -233,6 +233,8 @@ static int open_sim(struct vm *vm)
 
 static int open_trace(struct vm *vm)
 {
+	/* This thread sets the guest up, and turns the loop then. */
+	trace_name_thread("loop");
 	return vm->cfg->trace ? trace_create(vm->cfg->trace, vm->cfg->trace_max, &vm->trace) : 0;
 }
 
@@ -1186,8 +1188,6 @@ static int vm_play(struct vm *vm)
 	int status;
 
 	vm->started = now();
-	trace_name_thread("loop", 0);
-
 	status = term_create(&term_cfg, &vm->term);
 	if (status) {
 		msg_error("the terminal cannot be set up: %s", strerror(-status));

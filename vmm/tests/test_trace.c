@@ -107,7 +107,7 @@ static void each_event_says_what_it_was(void **state)
 	char *text;
 
 	(void)state;
-	trace_name_thread("vcpu", 7);
+	trace_name_thread("vcpu 7");
 	assert_int_equal(trace_create(path, TRACE_MAX_MIN, &trace), 0);
 	trace_event(trace, &event);
 	for (unsigned kind = 0; kind < NR_EVENT_KINDS; kind++) {
@@ -132,7 +132,8 @@ static void each_event_says_what_it_was(void **state)
 	text = slurp();
 	assert_non_null(strstr(text,
 			       "\"dur\":1.234,\"pid\":1,\"tid\":1,\"args\":{\"domain\":3,"
-			       "\"iova\":\"0xfffff000\",\"length\":4096,\"gpa\":\"0x40001000\","
+			       "\"iova\":\"0xfffff000\",\"last\":\"0xffffffff\",\"length\":4096,"
+			       "\"gpa\":\"0x40001000\","
 			       "\"rights\":\"rw\",\"copied\":4096,\"status\":\"ENOMEM\"}}"));
 	assert_non_null(strstr(text, "\"status\":\"ok\""));
 	assert_non_null(strstr(text, "\"args\":{\"name\":\"vcpu 7\"}"));
@@ -140,6 +141,28 @@ static void each_event_says_what_it_was(void **state)
 				     "\"0x2a\"}"));
 	assert_non_null(strstr(text, "\"vector\":\"INTx\""));
 	assert_int_equal(text[strlen(text) - 2], ']');
+}
+
+/* All there is has no length of 64 bits, and what is refused may end before it begins. */
+static void a_range_without_a_length_has_its_ends(void **state)
+{
+	struct mediator_event event = {.kind = EVENT_UNMAP, .last = UINT64_MAX};
+	struct trace *trace;
+	char *text;
+
+	(void)state;
+	assert_int_equal(trace_create(path, TRACE_MAX_MIN, &trace), 0);
+	trace_event(trace, &event);
+	event = (struct mediator_event){
+		.kind = EVENT_MAP, .start = 0x5000, .last = 0x1fff, .ret = -ERANGE};
+	trace_event(trace, &event);
+	trace_destroy(trace);
+	assert_int_equal(check(NULL, 2, false), 0);
+	text = slurp();
+	assert_non_null(
+		strstr(text, "\"iova\":\"0x0\",\"last\":\"0xffffffffffffffff\",\"copied\":0"));
+	assert_non_null(strstr(text, "\"iova\":\"0x5000\",\"last\":\"0x1fff\",\"gpa\""));
+	assert_null(strstr(text, "length"));
 }
 
 static void nobody_traces_into_nothing(void **state)
@@ -155,8 +178,10 @@ enum { NR_THREADS = 4, NR_EACH = 30000 };
 static void *record_many(void *ctx)
 {
 	static unsigned nr;
+	char name[24];
 
-	trace_name_thread("vcpu", __atomic_fetch_add(&nr, 1, __ATOMIC_RELAXED));
+	snprintf(name, sizeof(name), "vcpu %u", __atomic_fetch_add(&nr, 1, __ATOMIC_RELAXED));
+	trace_name_thread(name);
 	for (unsigned i = 0; i < NR_EACH; i++) {
 		uint64_t begin = trace_begin(ctx);
 
@@ -258,8 +283,10 @@ static void one_that_is_killed_leaves_what_it_has_written(void **state)
 	}
 	assert_int_equal(read(pipes[0], &byte, 1), 1);
 	/* It is written within TRACE_FLUSH_MS, whenever that is on this machine. */
-	while (check("reset", 100, true))
+	for (unsigned i = 0; check("reset", 100, true); i++) {
+		assert_true(i < 200);
 		usleep(50000);
+	}
 	kill(pid, SIGKILL);
 	waitpid(pid, NULL, 0);
 	close(pipes[0]);
@@ -272,7 +299,11 @@ static void one_that_is_killed_leaves_what_it_has_written(void **state)
 static void a_full_disk_ends_the_trace_and_nothing_else(void **state)
 {
 	struct rlimit old, limit = {.rlim_cur = 100000};
+	unsigned recorded = 0, lost = 0;
 	struct trace *trace;
+	char line[512];
+	FILE *said;
+	int saved;
 
 	(void)state;
 	signal(SIGXFSZ, SIG_IGN);
@@ -282,9 +313,25 @@ static void a_full_disk_ends_the_trace_and_nothing_else(void **state)
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
 	for (unsigned i = 0; i < 10000; i++)
 		trace_end(trace, trace_begin(trace), TRACE_WRITE, 8, 0, i, i);
+	said = tmpfile();
+	saved = dup(STDERR_FILENO);
+	dup2(fileno(said), STDERR_FILENO);
 	trace_destroy(trace);
+	dup2(saved, STDERR_FILENO);
+	close(saved);
 	assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
 	assert_int_equal(check("doorbell", 0, true), 3);
+	/* What was cut off was not recorded. */
+	rewind(said);
+	while (fgets(line, sizeof(line), said)) {
+		const char *at = strstr(line, ": ");
+
+		while (at && sscanf(at, ": %u events recorded, %u lost", &recorded, &lost) != 2)
+			at = strstr(at + 1, ": ");
+	}
+	fclose(said);
+	assert_int_equal(recorded + lost, 10000);
+	assert_int_equal(check("doorbell", recorded, true), 0);
 	assert_null(strstr(slurp(), "\n]"));
 }
 
@@ -308,6 +355,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 		TEST(each_event_says_what_it_was),
+		TEST(a_range_without_a_length_has_its_ends),
 		TEST(nobody_traces_into_nothing),
 		TEST(threads_record_at_once),
 		TEST(what_finds_no_room_is_dropped_and_counted),
