@@ -143,8 +143,8 @@ void domain_vacate(struct domain *dom, uint64_t start, uint64_t last);
  * domain_look - what lies at IOVA @*at and above, ascending
  * @at: where to go on, when more is left
  * @out, @max: room for as many stretches
- * Looks at a bounded number of frames and mappings, whatever there are, and at all that is parked or
- * quarantined once or twice. Return: stretches written; *more: there may be others, and *@at has
+ * Looks at a bounded number of frames and mappings, whatever there are, and at all that is parked
+ * or quarantined once or twice. Return: stretches written; *more: there may be others, and *@at has
  * grown.
  */
 size_t domain_look(const struct domain *dom, uint64_t *at, struct stretch *out, size_t max,

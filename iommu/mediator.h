@@ -150,7 +150,8 @@ struct mediator_cfg {
 	/*
 	 * Is told each request, carried out or refused, each sync that had something to look at,
 	 * and each fault. Called from any thread, and with the lock held, but for faults that
-	 * mediator_fault() is told of: it neither waits nor calls back. NULL: nobody is, and nothing is measured for it.
+	 * mediator_fault() is told of: it neither waits nor calls back. NULL: nobody is, and
+	 * nothing is measured for it.
 	 */
 	void (*event)(void *ctx, const struct mediator_event *event);
 	void *event_ctx;
@@ -334,8 +335,8 @@ bool endpoint_needs_sync(const struct endpoint *ep);
 void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_state state),
 		       void *ctx);
 
-/* endpoint_set_guarded - its accesses trap in TRAP_OFF too, for the embedder watches what they tell:
- * it is shown, counted, and told of in events, as TRAP_ON then. Nothing else comes of it. */
+/* endpoint_set_guarded - its accesses trap in TRAP_OFF too, for the embedder watches what they
+ * tell: it is shown, counted, and told of in events, as TRAP_ON then. Nothing else comes of it. */
 void endpoint_set_guarded(struct endpoint *ep, bool guarded);
 
 /* endpoint_stays_trapped - true if it never goes by TRAP_OFF: guarded, or cfg.may_turn_full */
@@ -399,7 +400,7 @@ struct endpoint_info {
 	uint32_t domain;     /* attached: to which */
 	enum sync_mode sync; /* SYNC_FULL too after endpoint_turn_full() */
 	bool may_turn_full, relaxed, hold;
-	bool told; /* somebody hears when it must trap, see endpoint_set_trap() */
+	bool told;	      /* somebody hears when it must trap, see endpoint_set_trap() */
 	enum trap_state trap; /* TRAP_ON too where it stays so, see endpoint_set_guarded() */
 	unsigned nr_streams;
 	struct stream streams[MEDIATOR_MAX_STREAMS]; /* with their instances as they are now */

@@ -1456,7 +1456,7 @@ static void tell(const struct pci_front *front)
 			 bar->is_io ? "trapped, for it is of I/O ports"
 			 : !dev->bars[i].nr_areas
 				 ? "trapped, for the host lets none of it be mapped"
-			 : bar->quiet   ? "mapped, for it has no doorbell"
+			 : bar->quiet	? "mapped, for it has no doorbell"
 			 : !front->sync ? "mapped, for nothing is synced"
 			 : endpoint_stays_trapped(front->ep)
 				 ? "trapped while it is in a domain, for its queues are watched"

@@ -57,7 +57,8 @@ struct statsock {
 	int fd;
 	uid_t uid; /* ours; a thread that is confined cannot ask */
 	struct evloop *loop;
-	struct evloop_watch *watch, *pause; /* one of them, or neither: nobody is answered any more */
+	/* One of them, or neither: nobody is answered any more. */
+	struct evloop_watch *watch, *pause;
 	struct sockaddr_un addr;
 	void (*answer)(void *ctx, const struct ask *ask, union answer *out);
 	void *ctx;

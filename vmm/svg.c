@@ -19,7 +19,7 @@
 #define ROW_STEP   38
 #define MAX_ROWS   12
 #define LINE	   19
-#define BIN	   3 /* frames too narrow to be seen are added up in bars of this width */
+#define BIN	   3	 /* frames too narrow to be seen are added up in bars of this width */
 #define MAX_SINGLE 16384 /* stretches that are drawn one by one: more than there are pixels for */
 
 /*

@@ -111,10 +111,11 @@ void tell_event(const struct mediator_event *event)
 		msg_notable("virtio-iommu: reset, every endpoint has left its domain");
 		return;
 	case EVENT_TRAP:
-		msg_notable("endpoint %s: %s", bdf,
-			    event->flags == TRAP_ON
-				    ? "trapped, its domain needs sync points or its queues are watched"
-				    : "direct, its domain needs no sync points");
+		msg_notable(
+			"endpoint %s: %s", bdf,
+			event->flags == TRAP_ON
+				? "trapped, its domain needs sync points or its queues are watched"
+				: "direct, its domain needs no sync points");
 		return;
 	default:
 		return;

@@ -75,7 +75,7 @@ struct trace {
 	bool full, failed; /* no more records; nothing more at all */
 	uint64_t max, written;
 	uint64_t nr_written, nr_dropped_told;
-	size_t len;	     /* of buf */
+	size_t len;	      /* of buf */
 	uint64_t nr_buffered; /* records in buf */
 	char buf[BUF_LEN];
 };
@@ -256,9 +256,9 @@ static int format_args(const struct record *r, char *buf, size_t len)
 		return snprintf(buf, len,
 				"\"domain\":%" PRIu32 ",%s,\"gpa\":\"0x%" PRIx64
 				"\",\"rights\":\"%s%s%s\",\"copied\":%" PRIu64 ",\"status\":\"%s\"",
-				r->domain, range, r->c,
-				r->flags & MAP_READ ? "r" : "", r->flags & MAP_WRITE ? "w" : "",
-				r->flags & MAP_MMIO ? "m" : "", r->copied, status_name(r->ret));
+				r->domain, range, r->c, r->flags & MAP_READ ? "r" : "",
+				r->flags & MAP_WRITE ? "w" : "", r->flags & MAP_MMIO ? "m" : "",
+				r->copied, status_name(r->ret));
 	case EVENT_UNMAP:
 		format_range(r, range);
 		return snprintf(buf, len,

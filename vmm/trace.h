@@ -6,8 +6,9 @@
  * Any thread records; it takes no lock, waits for nobody, and drops what finds no room, which is
  * counted. A thread of the trace's own writes the file, at least every TRACE_FLUSH_MS: if this
  * process is killed the file holds all but what was recorded since then, and its last line may be
- * cut, for a kill ends even a write halfway. The format is the Trace Event Format in its array form, whose closing bracket may be missing.
- * Source: "Trace Event Format", Google, 2016, "JSON Array Format" and "Complete Events".
+ * cut, for a kill ends even a write halfway. The format is the Trace Event Format in its array
+ * form, whose closing bracket may be missing. Source: "Trace Event Format", Google, 2016, "JSON
+ * Array Format" and "Complete Events".
  */
 #ifndef VMM_TRACE_H
 #define VMM_TRACE_H

@@ -149,8 +149,8 @@ bool view_vm_sound(const struct view_vm *vm)
 {
 	if (!vm->viommu)
 		return true;
-	if (!isfinite(vm->seconds) || !IS_POW2(vm->granule) || !IS_POW2(vm->frame_size) || vm->frame_size < vm->granule ||
-	    vm->frame_size > MAX_FRAME ||
+	if (!isfinite(vm->seconds) || !IS_POW2(vm->granule) || !IS_POW2(vm->frame_size) ||
+	    vm->frame_size < vm->granule || vm->frame_size > MAX_FRAME ||
 	    vm->nr_endpoints > VIEW_MAX_ENDPOINTS || vm->nr_instances > VIEW_MAX_INSTANCES)
 		return false;
 	for (unsigned i = 0; i < vm->nr_endpoints; i++) {

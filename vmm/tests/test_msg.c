@@ -152,7 +152,8 @@ static void *warn(void *ctx)
 	return NULL;
 }
 
-/* Its callers hold the mediator's lock: neither the reader nor another thread's line holds it up. */
+/* Its callers hold the mediator's lock: neither the reader nor another thread's line holds it up.
+ */
 static void a_moment_waits_for_nobody(void **state)
 {
 	struct pipe_end *p = *state;
@@ -182,9 +183,9 @@ static void a_moment_waits_for_nobody(void **state)
 		assert_int_equal(read(p->fd[0], &byte, 1), 1);
 	msg_notable("again");
 	msg_verbose(false);
-	assert_string_equal(
-		heard(p), "granule: moments left out, for standard error took no more: 6\n"
-			  "granule: again\n");
+	assert_string_equal(heard(p),
+			    "granule: moments left out, for standard error took no more: 6\n"
+			    "granule: again\n");
 }
 
 static void lines_of_many_threads_stay_whole(void **state)
