@@ -52,7 +52,7 @@ PATH=/root/bin:$PATH
 command() {
 	echo "@ $1"
 	sed "s/\bPID\b/$pid/g" >command.sh
-	timeout 180 dash command.sh </dev/null 2>&1
+	timeout 600 dash command.sh </dev/null 2>&1
 	printf '\n= %s\n' $? # also behind half a line
 }
 

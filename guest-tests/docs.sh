@@ -164,7 +164,7 @@ in_host() {
 		--put "$kernel:/root/vmlinuz" --put "$kernel:/root/Image" --put "$work/once.initrd:/root/initrd.img"
 		--put "$work/once.initrd:/root/initrd" --put "$work/idle.initrd:/root/idle.img"
 		--put "$work/plan:/root/plan" --put guest-tests/docs-host.sh --put docs/granule.1
-		--put build/deb:/root/build/deb --timeout 1200)
+		--put build/deb:/root/build/deb --timeout 3000)
 	"$lab" exec "${args[@]}" -- dash docs-host.sh </dev/null 2>&1 | tr -d '\r' >"$work/host"
 }
 
