@@ -9,6 +9,7 @@ set -uo pipefail
 cd "$(dirname "$(readlink -f "$0")")/.." || exit
 tree=$PWD
 make=${MAKE:-make}
+unset MAKEFLAGS MFLAGS # of a make above: its jobs and its PREFIX
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 passed=0 failed=0 skipped=0
