@@ -1403,17 +1403,30 @@ err_parts:
 	return ret;
 }
 
+/* Memory that is locked is counted for all containers together, so parked frames of other domains
+ * go too. Return: were there any? */
+static bool trim_all(struct domain *dom)
+{
+	bool any = dom->parked.head;
+
+	domain_trim(dom);
+	for (struct domain *other = dom->env->domains; other; other = other->next) {
+		any |= other->parked.head != NULL;
+		domain_trim(other);
+	}
+	return any;
+}
+
 /* A host that takes no more mappings, or locks no more memory, counts parked frames too: they are
- * worth less than a request.
+ * worth less than a request. Once: what is undone may be parked again.
  */
 static int map_one(struct domain *dom, const struct mapping *map)
 {
 	int ret = try_map(dom, map);
 
-	/* Memory is counted for all containers together: other domains' too. */
-	while ((ret == -ENOSPC || ret == -ENOMEM) && reclaim(dom))
-		ret = try_map(dom, map);
-	return ret;
+	if ((ret != -ENOSPC && ret != -ENOMEM) || !trim_all(dom))
+		return ret;
+	return try_map(dom, map);
 }
 
 int domain_map(struct domain *dom, const struct mapping *map)
