@@ -290,31 +290,33 @@ stat_grew() {
 }
 
 # watch_memory RAM_MIB FILE: of granule from its beginning to its end, some 200 times or each second, a line
-# `SECONDS KIB FDS THREADS`: resident memory beside the guest's RAM. Its first line tells what they are.
+# `SECONDS KIB REST FDS THREADS`: resident memory beside the guest's RAM, and beside bounce pages too. Its first line
+# tells what they are.
 watch_memory() {
 	rm -f "$work/pid"
-	echo '# seconds KiB fds threads' >"$2"
+	echo '# seconds KiB rest fds threads' >"$2"
 	until [ -s "$work/pid" ] && pid=$(cat "$work/pid") && [ "$(readlink "/proc/$pid/exe")" = "$(command -v granule)" ]; do
 		usleep 100000
 	done
 	started=$(date +%s)
-	while kib=$(./bench memory "$pid" "$1" | cut -d ' ' -f 2) && [ "$kib" ]; do
+	while kib=$(./bench memory "$pid" "$1") && [ "$kib" ]; do
 		# shellcheck disable=SC2012 # numbers
 		echo "$(($(date +%s) - started)) $kib $(ls "/proc/$pid/fd" | wc -l) $(ls "/proc/$pid/task" | wc -l)"
 		sleep $((${duration:?} / 200 + 1))
 	done >>"$2" 2>/dev/null
 }
 
-# flat FILE: where least was in use in the last quarter of the time there was no more memory than where least was in
-# the second, but for 256 KiB, nor were there at most more descriptors and threads
+# flat FILE: where least was in use in the last quarter of the time there was no more memory but for bounce pages than
+# where least was in the second, but for 256 KiB, nor were there at most more descriptors and threads. Bounce pages
+# have a bound of their own, up to which free ones stay warm (iommu/pool.c).
 flat() {
 	[ "$duration" -ge 1200 ] || { echo "in $duration s there is too little to compare"; return 77; }
-	awk '$1 != "#" { at[++n] = $1; kib[n] = $2; fds[n] = $3; threads[n] = $4 }
+	awk '$1 != "#" { at[++n] = $1; all[n] = $2; kib[n] = $3; fds[n] = $4; threads[n] = $5 }
 		function most(of, from, to,   i, m) { for (i = 1; i <= n; i++) if (at[i] >= from && at[i] < to && of[i] > m) m = of[i]; return m }
 		function least(of, from, to,   i, m) { for (i = 1; i <= n; i++) if (at[i] >= from && at[i] < to && (!m || of[i] < m)) m = of[i]; return m }
 		END {
 			if (n < 40) { print n " samples"; exit 1 }
-			for (i = 1; i <= n; i += int(n / 20)) print "* after " at[i] " s: " kib[i] " KiB, " fds[i] " descriptors, " threads[i] " threads"
+			for (i = 1; i <= n; i += int(n / 20)) print "* after " at[i] " s: " all[i] " KiB, " kib[i] " of them no bounce pages, " fds[i] " descriptors, " threads[i] " threads"
 			end = at[n] + 1
 			print "* at least KiB, at most descriptors, threads: " \
 				least(kib, end / 4, end / 2) " " most(fds, end / 4, end / 2) " " most(threads, end / 4, end / 2) ", at last " \

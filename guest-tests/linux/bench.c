@@ -5,7 +5,9 @@
  *     bench io FILE read|write BYTES COUNT DEPTH   direct I/O at random places, DEPTH in flight
  *     bench serve PORT                             a TCP peer, until it is killed
  *     bench tcp send|receive ADDRESS PORT MIB      as seen by `serve`'s other side
- *     bench watch RAM_MIB COMMAND [ARG]...         run a VMM, and tell what its output says when
+ *     bench memory PID RAM_MIB                     KiB that a granule has beside its guest's RAM,
+ * and without bounce pages bench watch RAM_MIB COMMAND [ARG]...         run a VMM, and tell what
+ * its output says when
  *
  * io and tcp print how many nanoseconds all of it took, by CLOCK_MONOTONIC. What is read is not
  * looked at: blkcheck does that. watch prints, when its command's standard output has a line
@@ -266,9 +268,29 @@ static void tell_memory(const char *event, pid_t pid, uint64_t ram)
 	fflush(stdout);
 }
 
+/* What is as large as half of the guest's RAM is that, or the reservation of bounce pages. */
 static int bench_memory(char **argv)
 {
-	tell_memory("memory", (pid_t)strtol(argv[0], NULL, 10), strtoull(argv[1], NULL, 10) << 20);
+	uint64_t start, end, all = 0, rest = 0, kib, ram = strtoull(argv[1], NULL, 10) << 20;
+	bool is_ram = true, is_pool = true;
+	char path[64], line[512];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%s/smaps", argv[0]);
+	file = fopen(path, "r");
+	if (!file)
+		die(path);
+	while (fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &start, &end) == 2) {
+			is_ram = end - start >= ram && end - start <= ram + ram / 8;
+			is_pool = !is_ram && end - start >= ram / 2;
+		} else if (!is_ram && sscanf(line, "Rss: %" SCNu64, &kib) == 1) {
+			all += kib;
+			rest += is_pool ? 0 : kib;
+		}
+	}
+	fclose(file);
+	printf("%" PRIu64 " %" PRIu64 "\n", all, rest);
 	return 0;
 }
 
@@ -318,11 +340,8 @@ int main(int argc, char **argv)
 		int args;
 		int (*run)(char **argv);
 	} verbs[] = {
-		{"io", 5, bench_io},
-		{"serve", 1, bench_serve},
-		{"tcp", 4, bench_tcp},
-		{"watch", 2, bench_watch},
-		{"memory", 2, bench_memory},
+		{"io", 5, bench_io},	   {"serve", 1, bench_serve},	{"tcp", 4, bench_tcp},
+		{"watch", 2, bench_watch}, {"memory", 2, bench_memory},
 	};
 
 	for (size_t i = 0; argc > 1 && i < sizeof(verbs) / sizeof(verbs[0]); i++) {

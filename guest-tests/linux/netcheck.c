@@ -43,7 +43,7 @@
 #define MAX_BALL  3000u
 #define MAX_CONNS 16u
 #define MAGIC	  UINT32_C(0x6e657463)
-#define PATIENCE  60 /* seconds until an end that says nothing is taken for dead */
+#define PATIENCE  300 /* seconds until an end that says nothing is taken for dead */
 
 struct head {
 	uint32_t magic;
@@ -74,9 +74,9 @@ struct conn {
 	uint8_t got[MAX_LEN];
 	uint64_t confirmed; /* by the other end, once it has ended */
 	uint64_t balls;
-	int failed;	/* 1 wrong, 2 cut */
-	char said[200]; /* of the first failure */
-	uint64_t end; /* as now() counts */
+	int failed;	      /* 1 wrong, 2 cut */
+	char said[200];	      /* of the first failure */
+	uint64_t end;	      /* as now() counts */
 	pthread_mutex_t lock; /* of failed and said */
 };
 
