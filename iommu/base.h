@@ -25,8 +25,17 @@
 
 #define container_of(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
+/* Each argument is evaluated once: it may be a clock, or memory that another thread writes. */
+#define MIN(a, b)                                                                                  \
+	__extension__({                                                                            \
+		__typeof__(1 ? (a) : (b)) min_a_ = (a), min_b_ = (b);                              \
+		min_a_ < min_b_ ? min_a_ : min_b_;                                                 \
+	})
+#define MAX(a, b)                                                                                  \
+	__extension__({                                                                            \
+		__typeof__(1 ? (a) : (b)) max_a_ = (a), max_b_ = (b);                              \
+		max_a_ > max_b_ ? max_a_ : max_b_;                                                 \
+	})
 
 /* add_overflows - *sum = a + b; true when the sum does not fit 64 bits (*sum is then useless) */
 static inline bool add_overflows(uint64_t a, uint64_t b, uint64_t *sum)

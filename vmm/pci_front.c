@@ -964,7 +964,8 @@ static bool init_msi(struct pci_front *front, unsigned pos, const uint8_t *cap)
 	struct msi *msi = &front->msi;
 	unsigned nr_lg2;
 
-	msi->nr = MIN(MIN(1u << ((flags & PCI_MSI_FLAGS_QMASK) >> 1), front->dev->nr_msi), MAX_MSI);
+	msi->nr = MIN(1u << ((flags & PCI_MSI_FLAGS_QMASK) >> 1), front->dev->nr_msi);
+	msi->nr = MIN(msi->nr, MAX_MSI);
 	if (!msi->nr)
 		return false;
 	nr_lg2 = 31 - (unsigned)__builtin_clz(msi->nr);
