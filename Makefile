@@ -157,7 +157,7 @@ $(B)/%/vmm/cli.o: CPPFLAGS_ALL += -DVERSION='"$(VERSION)"'
 
 # ---- unit tests -----------------------------------------------------------------------------------
 
-THREADED := test_coherence test_dart* test_faultlog test_hold test_mediator* test_oracle* test_poller test_ring_order test_sim test_sim_* test_statsock test_sync test_trace test_virtio_ring
+THREADED := test_coherence test_dart* test_fair test_faultlog test_hold test_mediator* test_oracle* test_poller test_ring_order test_sim test_sim_* test_statsock test_sync test_trace test_virtio_ring
 
 # Calls that test_failnth fails.
 WRAPS_test_failnth := $(addprefix -Xlinker --wrap=,malloc calloc realloc aligned_alloc eventfd timerfd_create socket \

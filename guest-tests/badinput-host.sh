@@ -215,6 +215,10 @@ refused trace_too_small 2 'max=1K: give a size of at least 1M' $run --trace t,ma
 refused live_stats_without_a_directory 1 'XDG_RUNTIME_DIR' \
 	env XDG_RUNTIME_DIR=/nowhere $run --live-stats
 refused stat_of_no_process 1 'no process 4000000' granule stat 4000000
+# Root is no user of any directory when the sandbox has taken its capabilities.
+mkdir /run/theirs && chown 1000 /run/theirs
+refused live_stats_in_a_directory_of_somebody_else 1 'XDG_RUNTIME_DIR' \
+	env XDG_RUNTIME_DIR=/run/theirs $run --live-stats
 refused stat_of_another_program 1 'process 1 .*live-stats' granule stat 1
 refused stat_of_nothing 2 'no process given' granule stat
 refused inspect_of_no_process 1 'inspect: there is no process 4000000' granule inspect --domain 4000000
@@ -298,6 +302,13 @@ rm disk
 # ---- ended from outside ----
 ended ended_by_SIGTERM TERM 143 0.02 0.1 0.2 0.4 0.8 2 4
 ended ended_by_SIGINT INT 130 0.1 1
+devices='--stats /run/theirs/s'
+ended ended_with_statistics_in_a_directory_of_somebody_else TERM 143 2
+if [ "$(ls /run/theirs)" = s ] && grep -q '"viommu": null' /run/theirs/s; then
+	echo "ok statistics_in_a_directory_of_somebody_else"
+else
+	echo "FAIL statistics_in_a_directory_of_somebody_else: $(head -c 300 /run/theirs/*)"
+fi
 devices="--vfio $edu --net tap=new0"
 ended net_ended_by_SIGTERM TERM 143 0.1 3
 devices="--vfio $edu"

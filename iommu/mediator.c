@@ -3,13 +3,13 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "iommu/alloc.h"
 #include "iommu/base.h"
 #include "iommu/domain.h"
+#include "iommu/fair.h"
 
 #define FAULTLOG_CAPACITY 256
 #define SCRATCH_LINES	  8192
@@ -42,7 +42,7 @@ struct endpoint {
 };
 
 struct mediator {
-	pthread_mutex_t lock;
+	struct fair_mutex lock;
 	struct mediator_cfg cfg;
 	struct domain_env env;
 	struct sync_hold hold; /* cfg's */
@@ -253,7 +253,7 @@ int mediator_create(const struct mediator_cfg *cfg, struct mediator **out)
 	ret = sync_scratch_create(SCRATCH_LINES, &m->env.scratch);
 	if (ret)
 		goto err_faults;
-	pthread_mutex_init(&m->lock, NULL);
+	fair_init(&m->lock);
 	*out = m;
 	return 0;
 
@@ -294,7 +294,7 @@ void mediator_destroy(struct mediator *m)
 		m->endpoints = ep->next;
 		iommu_free(ep);
 	}
-	pthread_mutex_destroy(&m->lock);
+	fair_destroy(&m->lock);
 	pool_destroy(m->env.pool);
 	sync_scratch_destroy(m->env.scratch);
 	faultlog_destroy(m->faults);
@@ -432,7 +432,7 @@ int mediator_add_endpoint(struct mediator *m, const struct endpoint_cfg *cfg, st
 	ep->m = m;
 	ep->cfg = *cfg;
 	ep->full = cfg->sync == SYNC_FULL;
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	if (m->sealed)
 		ret = -EBUSY;
 	else if (find_endpoint(m, cfg->id))
@@ -448,7 +448,7 @@ int mediator_add_endpoint(struct mediator *m, const struct endpoint_cfg *cfg, st
 		m->endpoints = ep;
 		*out = ep;
 	}
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	if (ret)
 		iommu_free(ep);
 	return ret;
@@ -534,9 +534,9 @@ struct iova_range mediator_input_range(struct mediator *m)
 {
 	struct iova_range range;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	range = m->input_range;
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return range;
 }
 
@@ -544,9 +544,9 @@ uint64_t mediator_frame_size(struct mediator *m)
 {
 	uint64_t size;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	size = m->env.frame_size;
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return size;
 }
 
@@ -556,7 +556,7 @@ int mediator_resv_regions(struct mediator *m, uint32_t endpoint, struct resv_reg
 	const struct endpoint *ep;
 	int ret;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	ret = seal(m);
 	if (ret)
 		goto out;
@@ -567,7 +567,7 @@ int mediator_resv_regions(struct mediator *m, uint32_t endpoint, struct resv_reg
 		ret = (int)ep->nr_resv;
 	}
 out:
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return ret;
 }
 
@@ -824,7 +824,7 @@ int mediator_attach(struct mediator *m, uint32_t domain, uint32_t endpoint, bool
 	struct mark mark;
 	int ret;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	mark = mark_now(m);
 	ret = seal(m);
 	if (ret)
@@ -854,7 +854,7 @@ out:
 	tell_event(m, mark, ret,
 		   (struct mediator_event){
 			   .kind = EVENT_ATTACH, .domain = domain, .endpoint = endpoint});
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return ret;
 }
 
@@ -895,7 +895,7 @@ int mediator_detach(struct mediator *m, uint32_t domain, uint32_t endpoint)
 	struct mark mark;
 	int ret = 0;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	mark = mark_now(m);
 	ep = find_endpoint(m, endpoint);
 	if (!ep)
@@ -910,7 +910,7 @@ int mediator_detach(struct mediator *m, uint32_t domain, uint32_t endpoint)
 	tell_event(m, mark, ret,
 		   (struct mediator_event){
 			   .kind = EVENT_DETACH, .domain = domain, .endpoint = endpoint});
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return ret;
 }
 
@@ -918,7 +918,7 @@ int mediator_set_bypass(struct mediator *m, bool bypass)
 {
 	int ret;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	ret = seal(m);
 	if (!ret && bypass && !m->boot_bypass)
 		ret = domain_create(&m->env, 0, true, &m->boot_bypass);
@@ -933,7 +933,7 @@ int mediator_set_bypass(struct mediator *m, bool bypass)
 	if (ret)
 		log_line(m, "a device could not be given bypass access to memory");
 out:
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return ret;
 }
 
@@ -941,14 +941,14 @@ void mediator_reset(struct mediator *m)
 {
 	struct mark mark;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	mark = mark_now(m);
 	for (struct endpoint *ep = m->endpoints; ep; ep = ep->next) {
 		if (ep->domain)
 			detach(m, ep);
 	}
 	tell_event(m, mark, 0, (struct mediator_event){.kind = EVENT_RESET});
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 }
 
 /* ---- map and unmap ---- */
@@ -1048,7 +1048,7 @@ int mediator_map(struct mediator *m, uint32_t domain, const struct mapping *map)
 	struct mark mark;
 	int ret = -EINVAL;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	mark = mark_now(m);
 	if (map->flags & ~(uint32_t)(MAP_READ | MAP_WRITE | MAP_MMIO))
 		goto out;
@@ -1070,7 +1070,7 @@ out:
 					   .last = map->last,
 					   .gpa = map->gpa,
 					   .flags = map->flags});
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return ret;
 }
 
@@ -1163,7 +1163,7 @@ int mediator_map_sg(struct mediator *m, uint32_t domain, uint64_t iova, const st
 	size_t nr_maps;
 	int ret;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	mark = mark_now(m);
 	ret = check_sg(m, &list, &all.last, &nr_maps);
 	if (ret)
@@ -1185,7 +1185,7 @@ out:
 					   .start = iova,
 					   .last = all.last,
 					   .flags = flags});
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return ret;
 }
 
@@ -1196,7 +1196,7 @@ int mediator_unmap(struct mediator *m, uint32_t domain, uint64_t start, uint64_t
 	size_t before;
 	int ret;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	mark = mark_now(m);
 	dom = find_domain(m, domain);
 	if (!dom) {
@@ -1214,7 +1214,7 @@ int mediator_unmap(struct mediator *m, uint32_t domain, uint64_t start, uint64_t
 	tell_event(m, mark, ret,
 		   (struct mediator_event){
 			   .kind = EVENT_UNMAP, .domain = domain, .start = start, .last = last});
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return ret;
 }
 
@@ -1224,25 +1224,25 @@ uint64_t mediator_expire(struct mediator *m)
 {
 	uint64_t wait = UINT64_MAX;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	for (struct domain *dom = m->env.domains; dom; dom = dom->next) {
 		uint64_t this = domain_expire(dom, m->env.now_ns());
 
 		wait = MIN(wait, this);
 	}
 	tell_failures(m);
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return wait;
 }
 
 void mediator_trim(struct mediator *m)
 {
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	for (struct domain *dom = m->env.domains; dom; dom = dom->next)
 		domain_trim(dom);
 	if (m->env.pool)
 		pool_trim(m->env.pool);
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 }
 
 /* ---- endpoints ---- */
@@ -1267,11 +1267,11 @@ const char *mediator_needs_strict(struct mediator *m)
 {
 	const struct endpoint *ep;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	ep = can_bounce(m) ? m->endpoints : NULL;
 	while (ep && ep->cfg.sync == SYNC_FULL)
 		ep = ep->next;
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return ep ? ep->cfg.name : NULL;
 }
 
@@ -1285,21 +1285,21 @@ void endpoint_set_trap(struct endpoint *ep, void (*trap)(void *ctx, enum trap_st
 {
 	struct mediator *m = ep->m;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	ep->trap = ep->cfg.sync == SYNC_NONE ? NULL : trap;
 	ep->trap_ctx = ctx;
 	ep->trap_state = TRAP_ON;
 	ep->nr_calm = 0;
 	if (!seal(m) && !can_bounce(m))
 		set_trap_state(ep, TRAP_OFF_LONG);
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 }
 
 void endpoint_set_guarded(struct endpoint *ep, bool guarded)
 {
-	pthread_mutex_lock(&ep->m->lock);
+	fair_lock(&ep->m->lock);
 	ep->guarded = guarded;
-	pthread_mutex_unlock(&ep->m->lock);
+	fair_unlock(&ep->m->lock);
 }
 
 bool endpoint_stays_trapped(const struct endpoint *ep)
@@ -1312,7 +1312,7 @@ void endpoint_turn_full(struct endpoint *ep)
 	struct mediator *m = ep->m;
 	struct domain *dom;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	dom = ep->domain;
 	if (ep->cfg.may_turn_full && !ep->full) {
 		/* Payload that is bounced already now needs the others' sync points as well. */
@@ -1322,7 +1322,7 @@ void endpoint_turn_full(struct endpoint *ep)
 		if (dom)
 			dom->nr_full++;
 	}
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 }
 
 /* A sync point shows every ring of the domain. If one of them is that of an endpoint with SYNC_FULL
@@ -1340,7 +1340,7 @@ static void sync_point(struct endpoint *ep, enum sync_dir dir)
 
 	if (ep->cfg.sync == SYNC_NONE)
 		return;
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	if (ep->domain && domain_needs_sync(ep->domain)) {
 		mark = mark_now(m);
 		start = m->env.now_ns();
@@ -1363,7 +1363,7 @@ static void sync_point(struct endpoint *ep, enum sync_dir dir)
 	} else {
 		calm_point(ep);
 	}
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 }
 
 void endpoint_sync_for_device(struct endpoint *ep)
@@ -1385,13 +1385,13 @@ int endpoint_set_ring(struct endpoint *ep, unsigned ring, const struct ring_plac
 	if (ring >= MEDIATOR_MAX_RINGS)
 		return place ? -ENOSPC : 0;
 	_Static_assert(RING_HEADS_MAX == 2 * MEDIATOR_MAX_RINGS, "two of each");
-	pthread_mutex_lock(&ep->m->lock);
+	fair_lock(&ep->m->lock);
 	ep->heads.nr = MAX(ep->heads.nr, 2 * ring + 2);
 	heads += 2 * (size_t)ring;
 	heads[0] = (struct ring_head){.live = place, .iova = place ? place->cpu_head : 0};
 	heads[1] = (struct ring_head){
 		.live = place, .iova = place ? place->device_head : 0, .by_device = true};
-	pthread_mutex_unlock(&ep->m->lock);
+	fair_unlock(&ep->m->lock);
 	return 0;
 }
 
@@ -1418,11 +1418,11 @@ int endpoint_translate(struct endpoint *ep, uint64_t iova, unsigned access, uint
 {
 	int ret;
 
-	pthread_mutex_lock(&ep->m->lock);
+	fair_lock(&ep->m->lock);
 	ret = seal(ep->m);
 	if (!ret)
 		ret = translate(ep, iova, access, gpa);
-	pthread_mutex_unlock(&ep->m->lock);
+	fair_unlock(&ep->m->lock);
 	return ret;
 }
 
@@ -1435,13 +1435,13 @@ struct faultlog *mediator_faultlog(struct mediator *m)
 
 void mediator_get_stats(struct mediator *m, struct mediator_stats *out)
 {
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	*out = m->stats;
 	if (m->env.pool) {
 		out->bounce_bytes = pool_used(m->env.pool);
 		out->bounce_bytes_peak = pool_peak(m->env.pool);
 	}
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	out->faults = faultlog_total(m->faults);
 	out->faults_lost = faultlog_lost(m->faults);
 }
@@ -1451,7 +1451,7 @@ bool mediator_get_endpoint(struct mediator *m, unsigned i, struct endpoint_info 
 	const struct endpoint *ep;
 	unsigned nr = 0;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	/* The last one added comes first. */
 	for (ep = m->endpoints; ep; ep = ep->next)
 		nr++;
@@ -1475,7 +1475,7 @@ bool mediator_get_endpoint(struct mediator *m, unsigned i, struct endpoint_info 
 		for (unsigned n = 0; n < ep->cfg.nr_streams; n++)
 			out->streams[n] = ep->streams[n]->id;
 	}
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return ep;
 }
 
@@ -1483,7 +1483,7 @@ int mediator_next_domain(struct mediator *m, uint32_t id, struct domain_info *ou
 {
 	const struct domain *best = NULL;
 
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	for (const struct domain *dom = m->env.domains; dom; dom = dom->next) {
 		if (dom->id >= id && (!best || dom->id < best->id))
 			best = dom;
@@ -1497,7 +1497,7 @@ int mediator_next_domain(struct mediator *m, uint32_t id, struct domain_info *ou
 			.mappings = maptree_count(best->maps),
 			.nr_endpoints = best->nr_endpoints,
 		};
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return best ? 0 : -ENOENT;
 }
 
@@ -1508,10 +1508,10 @@ int mediator_look(struct mediator *m, uint32_t domain, uint64_t *at, struct stre
 	int ret = -ENOENT;
 
 	*more = false;
-	pthread_mutex_lock(&m->lock);
+	fair_lock(&m->lock);
 	dom = find_domain(m, domain);
 	if (dom)
 		ret = dom->bypass ? 0 : (int)domain_look(dom, at, out, max, more);
-	pthread_mutex_unlock(&m->lock);
+	fair_unlock(&m->lock);
 	return ret;
 }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <linux/virtio_iommu.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "iommu/alloc.h"
@@ -53,6 +54,7 @@ struct viommu {
 	 * a device that already faults must not bring it down.
 	 */
 	bool heard;
+	atomic_bool ending;
 	uint8_t properties[PROBE_SIZE]; /* of the PROBE being answered */
 };
 
@@ -216,9 +218,14 @@ static void serve_requests(struct viommu *v)
 	struct virtqueue *vq = &v->dev.queues[REQUESTQ];
 	struct virtqueue_chain chain;
 
-	while (virtqueue_pop(vq, &chain))
+	while (!v->ending && virtqueue_pop(vq, &chain))
 		virtqueue_push(vq, chain.head, answer(v, &chain));
 	virtqueue_interrupt(vq);
+}
+
+void viommu_end(struct virtio_dev *dev)
+{
+	to_viommu(dev)->ending = true;
 }
 
 /* ---- faults ---- */
@@ -281,11 +288,14 @@ static void deliver_faults(struct viommu *v)
 		v->wake(v->wake_ctx);
 }
 
-void viommu_deliver_faults(struct virtio_dev *dev)
+bool viommu_deliver_faults(struct virtio_dev *dev)
 {
-	pthread_mutex_lock(&dev->lock);
+	/* A vCPU's requests may take long, and there may be more and more of them. */
+	if (pthread_mutex_trylock(&dev->lock))
+		return false;
 	deliver_faults(to_viommu(dev));
 	pthread_mutex_unlock(&dev->lock);
+	return true;
 }
 
 /* ---- device ops ---- */

@@ -23,7 +23,12 @@
 int viommu_create(struct mediator *m, uint64_t page_size_mask, void (*wake)(void *ctx), void *wake_ctx,
 		  struct virtio_dev **out);
 
-/* viommu_deliver_faults - move waiting faults into the guest's event buffers, as far as there are any */
-void viommu_deliver_faults(struct virtio_dev *dev);
+/* viommu_deliver_faults - move waiting faults into the guest's event buffers, as far as there are any.
+ * Return: false: not now, for a vCPU is at the device; call it again in a moment. Does not wait. */
+bool viommu_deliver_faults(struct virtio_dev *dev);
+
+/* viommu_end - the VM ends: requests that have not begun are not carried out any more, so that a vCPU
+ * which came with many of them can leave; any thread */
+void viommu_end(struct virtio_dev *dev);
 
 #endif

@@ -15,6 +15,11 @@
 
 #define RING_ENTRIES 256
 
+/* Completions that have room: of all requests of eight disks, and as many others. Linux 5.10 takes
+ * no request while completions wait for room (io_submit_sqes()), and uring_get_sqe() waits for it
+ * to. */
+#define RING_COMPLETIONS 4096
+
 /* What the loop itself asks of its ring. */
 #define OWN_OPS                                                                                    \
 	(BIT(IORING_OP_POLL_ADD) | BIT(IORING_OP_READ) | BIT(IORING_OP_TIMEOUT) |                  \
@@ -167,9 +172,12 @@ static void cancel(struct evloop_watch *watch)
 static int ring_create(struct io_uring *ring, uint64_t ops)
 {
 	struct io_uring_restriction allowed[64] = {0};
+	struct io_uring_params params = {
+		.flags = IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED | IORING_SETUP_CQSIZE,
+		.cq_entries = RING_COMPLETIONS,
+	};
 	unsigned nr = 0;
-	int ret = io_uring_queue_init(RING_ENTRIES, ring,
-				      IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED);
+	int ret = io_uring_queue_init_params(RING_ENTRIES, ring, &params);
 
 	/* Every flag is known but that one. */
 	if (ret == -EINVAL)

@@ -2,7 +2,6 @@
 #include "vmm/msg.h"
 
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -15,6 +14,10 @@
 
 /* Longest line, bytes: a path (PATH_MAX) and a sentence around it. */
 #define MSG_MAX 4608
+
+/* What is written at once. A pipe that poll(2) calls writable has room for this; a terminal mostly
+ * has (n_tty_poll(): for one byte it has). POSIX's smallest PIPE_BUF. */
+#define CHUNK 512
 
 /* How long a reader of stderr that takes nothing may hold a message up before the rest is dropped,
  * ms. */
@@ -38,7 +41,7 @@ static bool write_all(const char *buf, size_t len, bool wait)
 	while (len) {
 		struct pollfd pfd = {.fd = STDERR_FILENO, .events = POLLOUT};
 		int ready = poll(&pfd, 1, msg_stalled || !wait ? 0 : MSG_PATIENCE);
-		ssize_t n = ready > 0 ? write(STDERR_FILENO, buf, MIN(len, (size_t)PIPE_BUF)) : -1;
+		ssize_t n = ready > 0 ? write(STDERR_FILENO, buf, MIN(len, (size_t)CHUNK)) : -1;
 
 		if (ready || wait)
 			msg_stalled = !ready;
@@ -165,6 +168,13 @@ void msg_notable(const char *fmt, ...)
 	if (!msg_line(false, "", fmt, ap))
 		atomic_fetch_add(&nr_lost, 1);
 	va_end(ap);
+}
+
+void msg_text(const char *text, size_t len)
+{
+	pthread_mutex_lock(&msg_lock);
+	(void)write_all(text, len, true);
+	pthread_mutex_unlock(&msg_lock);
 }
 
 void msg_raw_terminal(bool raw)

@@ -7,6 +7,7 @@
 #define VMM_MSG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 void msg_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void msg_warn(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
@@ -24,6 +25,10 @@ void msg_tell(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void msg_notable(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 #define MSG_NOTABLE_MAX 500
+
+/* msg_text - @len bytes of whole lines as they are, with the patience that all messages have; not
+ * while the terminal is raw */
+void msg_text(const char *text, size_t len);
 
 /* msg_raw_terminal - lines must end in \r\n from now on (or no longer) */
 void msg_raw_terminal(bool raw);

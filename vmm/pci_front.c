@@ -337,13 +337,13 @@ static void intx_lower(struct pci_front *front)
 
 void pci_front_eoi(struct pci_front *front, unsigned line)
 {
-	pthread_mutex_lock(&front->cfg.lines->lock);
+	fair_lock(&front->cfg.lines->lock);
 	if (front->intx_asserted && intx_line(front) == line) {
 		front->intx_asserted = false;
 		front->cfg.lines->asserted[line]--;
 		front->dev->ops->unmask_intx(front->dev);
 	}
-	pthread_mutex_unlock(&front->cfg.lines->lock);
+	fair_unlock(&front->cfg.lines->lock);
 }
 
 void pci_front_fire(struct pci_front *front, unsigned vec)
@@ -353,7 +353,7 @@ void pci_front_fire(struct pci_front *front, unsigned vec)
 	/* What the device wrote before it raised the vector is there before the guest hears of it;
 	 * of a masked vector too, for its unmasking is no sync point. */
 	sync_for_cpu(front);
-	pthread_mutex_lock(&front->cfg.lines->lock);
+	fair_lock(&front->cfg.lines->lock);
 	if (vec == PCI_FRONT_INTX) {
 		if (front->mode == IRQ_INTX)
 			intx_raise(front);
@@ -362,7 +362,7 @@ void pci_front_fire(struct pci_front *front, unsigned vec)
 	} else if (front->mode == IRQ_MSI) {
 		msi_fire(front, vec);
 	}
-	pthread_mutex_unlock(&front->cfg.lines->lock);
+	fair_unlock(&front->cfg.lines->lock);
 	trace_end(front->machine->trace, begin, TRACE_INTERRUPT, front->pci.devfn,
 		  vec == PCI_FRONT_INTX ? TRACE_INTX : vec, 0, 0);
 }
@@ -476,7 +476,7 @@ static bool msix_access(struct bar *bar, uint64_t off, void *data, unsigned len,
 	if (!front->msix_pos || (!table && !pba))
 		return false;
 	/* Both are 8-byte aligned and accesses naturally, so that none hangs over an edge. */
-	pthread_mutex_lock(&front->cfg.lines->lock);
+	fair_lock(&front->cfg.lines->lock);
 	off -= table ? front->table_off : front->pba_off;
 	if (table)
 		msix_table_access(msix, (unsigned)off, data, len, write);
@@ -484,7 +484,7 @@ static bool msix_access(struct bar *bar, uint64_t off, void *data, unsigned len,
 		update_vector(&front->vectors[off / MSIX_ENTRY_LEN]);
 	if (!table)
 		msix_pba_access(msix, (unsigned)off, data, len, write);
-	pthread_mutex_unlock(&front->cfg.lines->lock);
+	fair_unlock(&front->cfg.lines->lock);
 	return true;
 }
 
@@ -1215,9 +1215,9 @@ static void write_command(struct pci_front *front)
 
 static void set_wanted_mode(struct pci_front *front)
 {
-	pthread_mutex_lock(&front->cfg.lines->lock);
+	fair_lock(&front->cfg.lines->lock);
 	set_mode(front, wanted_mode(front));
-	pthread_mutex_unlock(&front->cfg.lines->lock);
+	fair_unlock(&front->cfg.lines->lock);
 }
 
 /* function_reset - the guest asked for a Function Level Reset */
@@ -1226,23 +1226,23 @@ static void function_reset(struct pci_front *front)
 	uint64_t begin = trace_begin(front->machine->trace);
 	int ret;
 
-	pthread_mutex_lock(&front->cfg.lines->lock);
+	fair_lock(&front->cfg.lines->lock);
 	set_mode(front, IRQ_NONE);
-	pthread_mutex_unlock(&front->cfg.lines->lock);
+	fair_unlock(&front->cfg.lines->lock);
 	ret = front->dev->ops->reset(front->dev);
 	if (ret && !front->warned) {
 		front->warned = true;
 		msg_warn("%s: the reset the guest asked for failed: %s", front->dev->name,
 			 strerror(-ret));
 	}
-	pthread_mutex_lock(&front->cfg.lines->lock);
+	fair_lock(&front->cfg.lines->lock);
 	memcpy(front->shadow, front->after_reset, CONFIG_LEN);
 	for (unsigned reg = PCI_BASE_ADDRESS_0; reg < PCI_CARDBUS_CIS; reg++)
 		front->shadow[reg] &= ~front->writable[reg];
 	if (front->msix_pos)
 		msix_reset(&front->msix);
 	front->msi.pending = 0;
-	pthread_mutex_unlock(&front->cfg.lines->lock);
+	fair_unlock(&front->cfg.lines->lock);
 	pthread_mutex_lock(&front->guard_lock);
 	front->nvme = (struct nvme_guard){0};
 	if (front->is_virtio)
@@ -1280,19 +1280,19 @@ static void written(struct pci_front *front, unsigned off, unsigned len, uint32_
 	if (front->msix_pos && touches(off, len, front->msix_pos + PCI_MSIX_FLAGS, 2)) {
 		unsigned ctrl = get_le16(front->shadow + front->msix_pos + PCI_MSIX_FLAGS);
 
-		pthread_mutex_lock(&front->cfg.lines->lock);
+		fair_lock(&front->cfg.lines->lock);
 		msix_control(&front->msix, ctrl & PCI_MSIX_FLAGS_ENABLE,
 			     ctrl & PCI_MSIX_FLAGS_MASKALL);
 		set_mode(front, wanted_mode(front));
-		pthread_mutex_unlock(&front->cfg.lines->lock);
+		fair_unlock(&front->cfg.lines->lock);
 	}
 	if (front->msi.pos && touches(off, len, front->msi.pos, 24)) {
-		pthread_mutex_lock(&front->cfg.lines->lock);
+		fair_lock(&front->cfg.lines->lock);
 		set_mode(front, wanted_mode(front));
 		if (front->mode != IRQ_MSI)
 			front->msi.pending = 0;
 		msi_deliver_pending(front);
-		pthread_mutex_unlock(&front->cfg.lines->lock);
+		fair_unlock(&front->cfg.lines->lock);
 	}
 }
 
@@ -1319,14 +1319,14 @@ static bool all_forwarded(const struct pci_front *front, unsigned off, unsigned 
 /* refresh - the shadow of registers that change by themselves */
 static void refresh(struct pci_front *front)
 {
-	pthread_mutex_lock(&front->cfg.lines->lock);
+	fair_lock(&front->cfg.lines->lock);
 	if (front->intx_asserted)
 		front->shadow[PCI_STATUS] |= PCI_STATUS_INTERRUPT;
 	else
 		front->shadow[PCI_STATUS] &= (uint8_t)~PCI_STATUS_INTERRUPT;
 	if (front->msi.maskable)
 		put_le32(front->shadow + msi_mask_pos(&front->msi) + 4, front->msi.pending);
-	pthread_mutex_unlock(&front->cfg.lines->lock);
+	fair_unlock(&front->cfg.lines->lock);
 }
 
 static uint32_t config_read(struct pci_func *pci, unsigned off, unsigned len)
@@ -1365,14 +1365,14 @@ static void config_write(struct pci_func *pci, unsigned off, unsigned len, uint3
 		return;
 	}
 	/* The event loop reads the MSI registers. */
-	pthread_mutex_lock(&front->cfg.lines->lock);
+	fair_lock(&front->cfg.lines->lock);
 	for (unsigned i = 0; i < len; i++) {
 		uint8_t *shadow = &front->shadow[off + i];
 		uint8_t writable = front->writable[off + i];
 
 		*shadow = (uint8_t)((*shadow & ~writable) | (bytes[i] & writable));
 	}
-	pthread_mutex_unlock(&front->cfg.lines->lock);
+	fair_unlock(&front->cfg.lines->lock);
 	for (unsigned i = 0; i < len; i++)
 		if (front->forward[off + i])
 			(void)front->dev->ops->write(front->dev, VFIO_PCI_CONFIG_REGION_INDEX,
@@ -1527,9 +1527,9 @@ void pci_front_quiesce(struct pci_front *front)
 	front->on_bridge = false;
 	if (front->sync)
 		endpoint_set_trap(front->ep, NULL, NULL);
-	pthread_mutex_lock(&front->cfg.lines->lock);
+	fair_lock(&front->cfg.lines->lock);
 	set_mode(front, IRQ_NONE);
-	pthread_mutex_unlock(&front->cfg.lines->lock);
+	fair_unlock(&front->cfg.lines->lock);
 	for (unsigned i = 0; i < front->nr_vectors; i++)
 		free_vector(front, &front->vectors[i]);
 	free_vector(front, &front->intx);

@@ -23,8 +23,7 @@
 #ifndef VMM_PCI_FRONT_H
 #define VMM_PCI_FRONT_H
 
-#include <pthread.h>
-
+#include "iommu/fair.h"
 #include "iommu/mediator.h"
 #include "vmm/evloop.h"
 #include "vmm/pci.h"
@@ -32,7 +31,7 @@
 
 /* The four INTx lines, and the lock of all functions' interrupt state. */
 struct pci_lines {
-	pthread_mutex_t lock;
+	struct fair_mutex lock;
 	unsigned asserted[4]; /* functions that hold the line up */
 };
 

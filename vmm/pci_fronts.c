@@ -42,7 +42,7 @@ int pci_fronts_create(struct pci_host *host, const struct pci_machine *machine, 
 	fronts->host = host;
 	fronts->machine = machine;
 	fronts->loop = loop;
-	pthread_mutex_init(&fronts->lines.lock, NULL);
+	fair_init(&fronts->lines.lock);
 	*out = fronts;
 	return 0;
 }
@@ -147,6 +147,6 @@ void pci_fronts_destroy(struct pci_fronts *fronts)
 	pci_fronts_quiesce(fronts);
 	for (unsigned i = 0; i < fronts->nr; i++)
 		pci_front_destroy(fronts->fronts[i]);
-	pthread_mutex_destroy(&fronts->lines.lock);
+	fair_destroy(&fronts->lines.lock);
 	free(fronts);
 }

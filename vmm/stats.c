@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <libgen.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -267,6 +268,26 @@ struct stats_file {
 	char temp[PATH_MAX];
 };
 
+/*
+ * May we put a file in place of @path at the end? Root may not everywhere: the sandbox leaves it no
+ * capability, so it is like any user in a directory of somebody else's, and in a sticky one with a
+ * file of somebody else's.
+ */
+static bool may_replace(const char *path)
+{
+	char dir[PATH_MAX];
+	struct stat st;
+
+	if (geteuid())
+		return true; /* what it may do now it may do then */
+	snprintf(dir, sizeof(dir), "%s", path);
+	if (stat(dirname(dir), &st))
+		return true; /* there is no such place: it is told soon */
+	if (st.st_uid)
+		return false;
+	return !(st.st_mode & S_ISVTX) || stat(path, &st) || !st.st_uid;
+}
+
 /* Return: 0; -errno. */
 static int target_open(struct stats_file *file)
 {
@@ -276,6 +297,10 @@ static int target_open(struct stats_file *file)
 		if (S_ISFIFO(st.st_mode))
 			file->reader = open(file->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 		file->fd = open(file->path, O_WRONLY | O_CLOEXEC);
+		return file->fd < 0 ? -errno : 0;
+	}
+	if (!may_replace(file->path)) {
+		file->fd = open(file->path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
 		return file->fd < 0 ? -errno : 0;
 	}
 	if (snprintf(file->temp, sizeof(file->temp), "%s.XXXXXX", file->path) >=

@@ -275,12 +275,16 @@ static void on_client(void *ctx, short revents)
 	}
 }
 
-static int bind_private(struct statsock *sock)
+static int bind_private(struct statsock *sock, const char *dir)
 {
 	struct stat st;
 	mode_t mask;
 	int ret;
 
+	/* Root could make one there now, but not take it away: the sandbox leaves it no capability.
+	 */
+	if (!geteuid() && !stat(dir, &st) && st.st_uid)
+		return -EPERM;
 	/* Left by one that was killed and had our number. */
 	if (!lstat(sock->addr.sun_path, &st) && S_ISSOCK(st.st_mode))
 		unlink(sock->addr.sun_path);
@@ -331,7 +335,7 @@ int statsock_create(struct evloop *loop,
 	}
 	ret = make_addr(dir, getpid(), &sock->addr);
 	if (!ret)
-		ret = bind_private(sock);
+		ret = bind_private(sock, dir);
 	if (ret)
 		goto err_close;
 	ret = listen(sock->fd, CLIENTS_PER_TURN) ? -errno : 0;

@@ -2,12 +2,14 @@
 #include "vmm/term.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -24,18 +26,21 @@
 #define ESCAPE 0x01 /* Ctrl-A */
 
 #define STALL_MS 5000 /* how long output waits for a reader that takes nothing */
+#define AGAIN_MS 10   /* a terminal that calls itself writable, but takes nothing, is asked after */
 
 #define RETRY_NS 20000000 /* input the guest had no room for is offered again after this */
 
 #define FLUSH_NS 10000000 /* output is written at the latest this long after it was printed */
 
-/* poll(2) calls a pipe writable when this much fits; a larger write might wait. */
+/* poll(2) calls a pipe writable when this much fits; a larger write might wait. A terminal is
+ * called so when a byte fits: see open_terminal(). */
 #define CHUNK PIPE_BUF
 
 struct term {
 	struct term_cfg cfg;
 	bool tty;     /* cfg.in is a terminal, in raw mode */
 	bool out_tty; /* so is cfg.out; not asked later: a terminal that hung up is none */
+	int out;      /* cfg.out, or the same terminal once more; written by flush() alone */
 	int signal_fd;
 	struct evloop_watch *signals, *input, *retry;
 	bool escaped;	       /* the last byte was the escape */
@@ -66,9 +71,16 @@ static const int fatal_signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SI
 /* Those that end a run: all but the ignored ones. */
 static sigset_t blocked;
 
+static void add_terminal_signals(sigset_t *set)
+{
+	sigaddset(set, SIGWINCH);
+	sigaddset(set, SIGCONT);
+}
+
 void term_block_signals(void)
 {
 	struct sigaction action;
+	sigset_t set;
 
 	sigemptyset(&blocked);
 	for (size_t i = 0; i < ARRAY_SIZE(ending_signals); i++) {
@@ -76,7 +88,11 @@ void term_block_signals(void)
 		if (sigaction(ending_signals[i], NULL, &action) || action.sa_handler != SIG_IGN)
 			sigaddset(&blocked, ending_signals[i]);
 	}
-	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
+	/* The terminal's own already now: a thread that begins before the terminal is watched, and
+	 * has them not blocked, would take them from it. */
+	set = blocked;
+	add_terminal_signals(&set);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	/* A limit of file sizes costs the write. */
 	signal(SIGXFSZ, SIG_IGN);
@@ -190,11 +206,11 @@ static int64_t now_ms(void)
 	return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-/* Wait until some output can be written. Return: false if the reader takes nothing. */
-static bool wait_writable(struct term *term)
+/* Wait until some output can be written, or @end. Return: false if the reader takes nothing. */
+static bool wait_writable(struct term *term, int64_t end)
 {
-	struct pollfd pfd = {.fd = term->cfg.out, .events = POLLOUT};
-	int64_t end = now_ms() + STALL_MS, left;
+	struct pollfd pfd = {.fd = term->out, .events = POLLOUT};
+	int64_t left;
 	int ret;
 
 	do {
@@ -208,15 +224,24 @@ static bool wait_writable(struct term *term)
 /* Write out_buf, or as much as the reader takes; it is empty afterwards. Lock held. */
 static void flush(struct term *term)
 {
+	int64_t end = now_ms() + STALL_MS;
 	size_t at = 0;
 
-	while (at < term->nr_out && !term->gone && wait_writable(term)) {
-		ssize_t ret = write(term->cfg.out, term->out_buf + at,
-				    MIN(term->nr_out - at, (size_t)CHUNK));
+	while (at < term->nr_out && !term->gone && wait_writable(term, end)) {
+		ssize_t ret =
+			write(term->out, term->out_buf + at, MIN(term->nr_out - at, (size_t)CHUNK));
 
-		if (ret >= 0) {
+		if (ret > 0) {
 			at += (size_t)ret;
-		} else if (errno != EINTR && errno != EAGAIN) {
+			end = now_ms() + STALL_MS;
+		} else if (ret == 0 || errno == EAGAIN) {
+			/* Room that is no room for what comes next. */
+			if (term->hurry || now_ms() >= end) {
+				term->stalled = true;
+				break;
+			}
+			poll(NULL, 0, AGAIN_MS);
+		} else if (errno != EINTR) {
 			/* EPIPE: the reader left, which ends no guest; EIO: a terminal hung up,
 			 * which does. */
 			term->gone = true;
@@ -383,14 +408,28 @@ static int watch_signals(struct term *term)
 {
 	sigset_t set = blocked;
 
-	sigaddset(&set, SIGWINCH);
-	sigaddset(&set, SIGCONT);
+	add_terminal_signals(&set);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	term->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (term->signal_fd < 0)
 		return -errno;
 	return evloop_add_fd(term->cfg.loop, term->signal_fd, POLLIN, on_signal, term,
 			     &term->signals);
+}
+
+/*
+ * A terminal is called writable when one byte fits (n_tty_poll()), and a write of more then waits
+ * for whoever reads it (n_tty_write()), for ever if need be. So it is opened once more, not to
+ * wait: whoever shares the descriptor we were given wants that as it is. Return: a descriptor.
+ */
+static int open_terminal(int fd)
+{
+	char path[32];
+	int ret;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	ret = open(path, O_WRONLY | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+	return ret < 0 ? fd : ret; /* not ours any more, after su(1) say: it must do as it is */
 }
 
 int term_create(const struct term_cfg *cfg, struct term **out)
@@ -415,6 +454,7 @@ int term_create(const struct term_cfg *cfg, struct term **out)
 	if (ret)
 		goto err_signals;
 	term->out_tty = isatty(cfg->out);
+	term->out = term->out_tty ? open_terminal(cfg->out) : cfg->out;
 	if (isatty(cfg->in))
 		take_terminal(term);
 	watch_input(term);
@@ -443,6 +483,8 @@ void term_destroy(struct term *term)
 	flush(term);
 	pthread_mutex_unlock(&term->lock);
 	give_terminal_back(term);
+	if (term->out != term->cfg.out)
+		close(term->out);
 	stop_input(term);
 	evloop_remove(term->cfg.loop, term->flush_timer);
 	evloop_remove(term->cfg.loop, term->printed);

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/kvm.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -76,6 +77,9 @@
 
 /* Faults a second that reach the guest; Linux prints each. */
 #define FAULT_RATE 1000
+
+/* Faults that could not be told, for a vCPU was at the virtio-iommu, are told this later. */
+#define FAULT_RETRY_NS 1000000
 
 /* More than Linux ever has: a domain per device, and mappings of 4 KiB up to 4 GiB. */
 #define MAX_DOMAINS	   VIEW_MAX_DOMAINS
@@ -151,7 +155,7 @@ struct vm {
 	struct virtio_dev *viommu, *console; /* their slots' */
 	struct virtio_dev *nets[CONFIG_MAX_NETS];
 	int fault_fd; /* signalled when faults wait for the guest */
-	struct evloop_watch *fault_watch;
+	struct evloop_watch *fault_watch, *fault_timer;
 	bool input_to_hvc;
 
 	struct statsock *statsock;
@@ -854,12 +858,23 @@ static void wake_for_faults(void *ctx)
 	eventfd_write(vm->fault_fd, 1);
 }
 
+static void deliver_faults(void *ctx)
+{
+	struct vm *vm = ctx;
+
+	vm->fault_timer = NULL;
+	if (!viommu_deliver_faults(vm->viommu) &&
+	    evloop_add_timer(vm->loop, FAULT_RETRY_NS, deliver_faults, vm, &vm->fault_timer))
+		wake_for_faults(vm);
+}
+
 static void on_faults(void *ctx, uint64_t count)
 {
 	struct vm *vm = ctx;
 
 	(void)count;
-	viommu_deliver_faults(vm->viommu);
+	if (!vm->fault_timer)
+		deliver_faults(vm);
 }
 
 static int add_viommu(struct vm *vm)
@@ -1088,9 +1103,10 @@ static void vm_destroy(struct vm *vm)
 	quiesce(vm);
 	stats_file_close(vm->stats_file);
 	statsock_destroy(vm->statsock);
+	evloop_remove(vm->loop, vm->fault_watch);
+	evloop_remove(vm->loop, vm->fault_timer);
 	while (vm->nr_slots)
 		remove_slot(&vm->slots[--vm->nr_slots]);
-	evloop_remove(vm->loop, vm->fault_watch);
 	if (vm->fault_fd >= 0)
 		close(vm->fault_fd);
 	if (vm->mediator)
@@ -1167,6 +1183,8 @@ static int start(struct vm *vm)
 static void stop_vcpus(struct vm *vm)
 {
 	term_hurry(vm->term);
+	if (vm->viommu)
+		viommu_end(vm->viommu);
 	for (unsigned i = 0; i < vm->cfg->vcpus; i++)
 		vcpu_kick(vm->vcpus[i]);
 	(void)evloop_finish(vm->loop, &vm->vcpu_machine.nr_running);
@@ -1251,13 +1269,28 @@ static void answer(void *ctx, const struct ask *ask, union answer *out)
 		view_take_piece(vm->mediator, ask->domain, ask->at, &out->piece);
 }
 
+/* By way of memory: a reader of stderr that takes nothing must not hold up the end. */
+static void print_stats(const struct stats *stats)
+{
+	char *text = NULL;
+	size_t len;
+	FILE *memory = open_memstream(&text, &len);
+
+	if (!memory)
+		return;
+	stats_print(memory, stats);
+	if (!fclose(memory))
+		msg_text(text, len);
+	free(text);
+}
+
 /* Tell what was done. Return: 0; -errno after a line on stderr. */
 static int report(struct vm *vm)
 {
 	struct stats stats = {0};
 
 	collect_stats(vm, &stats);
-	stats_print(stderr, &stats);
+	print_stats(&stats);
 	return vm->stats_file ? stats_file_write(vm->stats_file, &stats) : 0;
 }
 

@@ -362,13 +362,16 @@ int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(
 /* ---- io_uring -----------------------------------------------------------------------------------
  */
 
-int __real_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags);
-int __wrap_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags);
-int __wrap_io_uring_queue_init(unsigned entries, struct io_uring *ring, unsigned flags)
+int __real_io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
+				      struct io_uring_params *params);
+int __wrap_io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
+				      struct io_uring_params *params);
+int __wrap_io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
+				      struct io_uring_params *params)
 {
-	if (FAILS(CLASS_FD, "io_uring_queue_init", entries))
+	if (FAILS(CLASS_FD, "io_uring_queue_init_params", entries))
 		return -fail_errno;
-	return __real_io_uring_queue_init(entries, ring, flags);
+	return __real_io_uring_queue_init_params(entries, ring, params);
 }
 
 /* Those that are about to be submitted. Cancels are not counted: they are the answer to a failure.

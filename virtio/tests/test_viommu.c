@@ -1805,36 +1805,42 @@ static void *owner_thread(void *ctx)
 	while (!owner->stop) {
 		unsigned wakes = owner->f->wakes;
 
-		if (wakes != seen)
-			viommu_deliver_faults(owner->f->dev);
-		seen = wakes;
+		if (wakes != seen && viommu_deliver_faults(owner->f->dev))
+			seen = wakes;
 	}
 	return NULL;
 }
 
-static void *deliver_thread(void *dev)
+/* The event loop has other things to do than to wait for a vCPU's requests. */
+static void deliver_waits_for_no_vcpu(void **state)
 {
-	viommu_deliver_faults(dev);
-	return NULL;
-}
-
-static void deliver_takes_the_device_lock(void **state)
-{
-	const struct timespec a_moment = {.tv_nsec = 50 * 1000 * 1000};
 	struct fixture *f = *state;
-	pthread_t thread;
 	uint64_t gpa;
 
 	restart(f, DRIVER_ALL_FEATURES);
 	gpa = post(f, EVENT_LEN);
 	raise(f, 5);
 	pthread_mutex_lock(&f->dev->lock); /* as the transport does around a vCPU's access */
-	assert_int_equal(pthread_create(&thread, NULL, deliver_thread, f->dev), 0);
-	nanosleep(&a_moment, NULL);
+	assert_false(viommu_deliver_faults(f->dev));
 	assert_no_event(f);
 	pthread_mutex_unlock(&f->dev->lock);
-	pthread_join(thread, NULL);
+	assert_true(viommu_deliver_faults(f->dev));
 	assert_event(f, gpa, 5);
+}
+
+static void at_the_end_no_request_is_begun(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t gpa;
+
+	restart(f, DRIVER_ALL_FEATURES);
+	assert_int_equal(attach(f, DOM_A, EP_A, 0), OK);
+	gpa = driver_alloc(&f->d, 64);
+	viommu_end(f->dev);
+	driver_add(&f->d, REQUESTQ,
+		   (const struct driver_buf[]){{gpa, 32, false}, {gpa + 32, 32, true}}, 2);
+	driver_kick(&f->d, REQUESTQ);
+	assert_false(driver_reap(&f->d, REQUESTQ, NULL, NULL));
 }
 
 #define NR_RAISED 20000
@@ -1952,7 +1958,8 @@ int main(void)
 		VIOMMU_TEST(a_fault_after_the_device_is_gone_wakes_nobody),
 		VIOMMU_TEST(create_without_memory_is_enomem),
 		VIOMMU_TEST(random_requests_are_all_answered_and_leave_nothing_behind),
-		VIOMMU_TEST(deliver_takes_the_device_lock),
+		VIOMMU_TEST(deliver_waits_for_no_vcpu),
+		VIOMMU_TEST(at_the_end_no_request_is_begun),
 		VIOMMU_TEST(faults_and_requests_of_several_threads_stay_whole_and_in_order),
 	};
 

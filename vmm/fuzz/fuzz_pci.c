@@ -626,7 +626,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	memset(&b, 0, sizeof(b));
 	b.sync = how & 1;
 	cfg.ep = how & 2 || b.sync ? EP : NULL;
-	pthread_mutex_init(&b.lines.lock, NULL);
+	fair_init(&b.lines.lock);
 	demand(!gmem_add(&b.gmem, LAYOUT_RAM_LOW_BASE, RAM_LEN, ram));
 	power_on(&in);
 	demand(!bus_create(&b.bus));
@@ -663,6 +663,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 		demand(!b.lines.asserted[i] && !b.level[i]);
 	pci_host_destroy(b.host);
 	bus_destroy(b.bus);
-	pthread_mutex_destroy(&b.lines.lock);
+	fair_destroy(&b.lines.lock);
 	return 0;
 }

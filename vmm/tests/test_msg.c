@@ -123,14 +123,23 @@ static void *talk(void *ctx)
 	return NULL;
 }
 
+static void a_text_arrives_as_it_is(void **state)
+{
+	msg_text("a\t1\nb\t2\nand more", 8);
+	assert_string_equal(heard(*state), "a\t1\nb\t2\n");
+}
+
 /* Several threads, a pipe that fills up, and a writer that may not block. */
 static void a_reader_that_takes_nothing_holds_nobody_up(void **state)
 {
+	static const char table[10000] = "a table";
 	time_t start = time(NULL);
 	const char *text;
 
 	for (unsigned i = 0; i < 5000; i++)
 		msg_warn("a guest can cause lines like this one again and again");
+	for (unsigned i = 0; i < 5; i++)
+		msg_text(table, sizeof(table));
 	assert_true(time(NULL) - start < 5);
 	text = heard(*state);
 	assert_true(strlen(text) > 4096);
@@ -229,6 +238,7 @@ int main(void)
 		TEST(a_message_stays_one_line),
 		TEST(a_long_message_is_cut_and_still_ends),
 		TEST(errno_survives),
+		TEST(a_text_arrives_as_it_is),
 		TEST(a_moment_waits_for_nobody),
 		TEST(a_reader_that_takes_nothing_holds_nobody_up),
 		TEST(lines_of_many_threads_stay_whole),

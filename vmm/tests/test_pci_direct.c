@@ -500,7 +500,7 @@ static void build(void)
 	put_le32(t.config + CAP_MSIX + 4, TABLE);
 	put_le32(t.config + CAP_MSIX + 8, PBA);
 
-	pthread_mutex_init(&t.lines.lock, NULL);
+	fair_init(&t.lines.lock);
 	pthread_mutex_init(&t.irq_lock, NULL);
 	pthread_rwlock_init(&t.map_lock, NULL);
 	assert_int_equal(bus_create(&t.bus), 0);

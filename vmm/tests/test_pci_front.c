@@ -100,7 +100,7 @@ static struct {
 static struct bus *bus;
 static struct pci_host *host;
 static struct pci_machine machine;
-static struct pci_lines lines = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static struct pci_lines lines = {.lock = FAIR_INITIALIZER};
 static struct pci_front *func;
 
 static void note(enum event e)

@@ -430,7 +430,7 @@ static unsigned find_cap(unsigned id)
 
 static void a_front_offers_all_of_it_to_the_guest(void **state)
 {
-	struct pci_lines lines = {.lock = PTHREAD_MUTEX_INITIALIZER};
+	struct pci_lines lines = {.lock = FAIR_INITIALIZER};
 	struct pci_machine machine = {
 		.msi = machine_msi,
 		.set_intx = machine_intx,

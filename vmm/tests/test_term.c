@@ -8,6 +8,7 @@
 #include <pty.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -389,6 +390,33 @@ static void output_to_a_terminal_that_hung_up_ends_the_run(void **state)
 	assert_int_equal(run(f, 5000), 128 + SIGHUP);
 }
 
+/* A terminal is called writable though what comes next does not fit. */
+static void a_terminal_nobody_reads_holds_nobody_for_ever(void **state)
+{
+	struct fixture *f = *state;
+	static char text[4096];
+	char path[32];
+	int fill;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", f->out);
+	fill = open(path, O_WRONLY | O_NONBLOCK | O_NOCTTY);
+	assert_true(fill >= 0);
+	term_hurry(f->term); /* the same way out as the time limit, without the wait */
+	/* Filled in pieces of many sizes, so that some leave room, and less of it than is wanted.
+	 */
+	for (size_t piece = 8; piece < sizeof(text); piece += 93) {
+		while (write(fill, text, piece) > 0)
+			;
+		for (unsigned i = 0; i < 4; i++) {
+			(void)!read(f->user_out, text, 1000);
+			term_output(f->term, text, sizeof(text));
+		}
+	}
+	/* Whoever shares the descriptor still waits, if it wants to. */
+	assert_false(fcntl(f->out, F_GETFL) & O_NONBLOCK);
+	close(fill);
+}
+
 static void the_size_is_told_at_first_and_when_it_changes(void **state)
 {
 	struct fixture *f = *state;
@@ -465,6 +493,22 @@ static void an_ignored_signal_stays_ignored(void **state)
 	term_block_signals();
 }
 
+/* A thread that began before the terminal is watched must not take them from it. */
+static void the_terminals_signals_are_blocked_from_the_start(void **state)
+{
+	sigset_t set;
+
+	(void)state;
+	sigemptyset(&set);
+	pthread_sigmask(SIG_SETMASK, &set, NULL);
+	term_block_signals();
+	pthread_sigmask(SIG_BLOCK, NULL, &set);
+	assert_true(sigismember(&set, SIGWINCH));
+	assert_true(sigismember(&set, SIGCONT));
+	kill(getpid(), SIGCONT);
+	assert_int_equal(term_pending_signal(), 0); /* it ends nothing */
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -486,10 +530,12 @@ int main(void)
 		T(the_escape_works_when_the_guest_takes_nothing),
 		T(a_terminal_that_hangs_up_ends_the_run),
 		O(output_to_a_terminal_that_hung_up_ends_the_run),
+		T(a_terminal_nobody_reads_holds_nobody_for_ever),
 		T(the_size_is_told_at_first_and_when_it_changes),
 		T(exit_puts_the_terminal_back),
 		T(a_fatal_signal_puts_the_terminal_back),
 		cmocka_unit_test(an_ignored_signal_stays_ignored),
+		cmocka_unit_test(the_terminals_signals_are_blocked_from_the_start),
 	};
 
 	alarm(60); /* a test that hangs must end: SIGTERM is blocked */
