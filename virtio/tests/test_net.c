@@ -789,6 +789,65 @@ static void a_buffer_too_short_for_the_header_breaks_the_device(void **state)
 	}
 }
 
+/*
+ * What became a use after free elsewhere (QEMU, CVE-2021-3748): a packet that needs three buffers,
+ * one of which is, wholly or in part, a device's registers, and how many there are is told in the
+ * first. Here nothing is told: not in the header, not in the used ring; also when the packet is
+ * half in memory already.
+ */
+static void a_packet_over_buffers_that_are_not_all_ram_breaks_the_device(void **state)
+{
+	const uint64_t end = DRIVER_RAM_BASE + RAM_LEN;
+	const uint64_t bad[] = {0, 0x02000000, DRIVER_RAM_BASE - 1, end - 50, end, -UINT64_C(50)};
+	static const uint8_t zeros[50], untouched[HDR_LEN] = {0xee, 0xee, 0xee, 0xee, 0xee, 0xee,
+							      0xee, 0xee, 0xee, 0xee, 0xee, 0xee};
+	struct fixture *f = *state;
+	struct driver *d = wrap(f, 1500);
+
+	for (unsigned row = 0; row < ARRAY_SIZE(bad) * 3 * 2 * 2; row++) {
+		unsigned which = row / 2 / 2 % 3;
+		bool late = row % 2, in_part = row / 2 % 2;
+		struct driver_buf parts[2] = {{0, 50, true}, {bad[row / 2 / 2 / 3], 100, true}};
+		uint64_t first;
+
+		driver_probe(d, DRIVER_ALL_FEATURES);
+		parts[0].gpa = first = driver_alloc(d, 50);
+		memset(driver_hva(d, first), 0xee, 50);
+		assert_true(put(f, packet(1, 250)));
+		if (row)
+			turn(f); /* somebody waits for packets; now for buffers */
+		for (unsigned i = 0; i < 3; i++) {
+			if (i == which && late) {
+				driver_kick(d, RX); /* the packet comes, and waits for more */
+				assert_false(driver_broken(d));
+			}
+			if (i == which)
+				driver_add(d, RX, parts + !in_part, 1 + in_part);
+			else
+				offer(d, 100);
+			if (!i && which)
+				first = buffers[0].gpa;
+		}
+		driver_kick(d, RX);
+		assert_true(driver_broken(d));
+		assert_int_equal(take(d, &got), 0);
+		assert_memory_equal(driver_hva(d, first), untouched, HDR_LEN);
+		assert_memory_equal(driver_hva(d, end - 50), zeros, 50);
+		/* and it can be used again */
+		driver_probe(d, DRIVER_ALL_FEATURES);
+		for (unsigned i = 0; i < 3; i++)
+			offer(d, 1526);
+		assert_true(put(f, packet(2, 60)));
+		driver_kick(d, RX);
+		if (!late || !which) { /* nobody had read it */
+			assert_int_equal(take(d, &got), 1);
+			assert_same(&got, packet(1, 250));
+		}
+		assert_int_equal(take(d, &got), 1);
+		assert_same(&got, packet(2, 60));
+	}
+}
+
 /* A driver that offers one descriptor over and over while it is in stock. */
 static void one_buffer_made_available_without_end_stays_bounded(void **state)
 {
@@ -1051,6 +1110,7 @@ int main(void)
 		NET_TEST(a_reset_takes_back_what_was_the_drivers),
 		NET_TEST(buffers_are_not_used_before_the_driver_is_ready),
 		NET_TEST(a_buffer_too_short_for_the_header_breaks_the_device),
+		NET_TEST(a_packet_over_buffers_that_are_not_all_ram_breaks_the_device),
 		NET_TEST(one_buffer_made_available_without_end_stays_bounded),
 		NET_TEST(a_wire_that_is_gone_is_a_link_that_is_down),
 		NET_TEST(a_packet_for_each_that_is_sent_is_a_ringful_a_turn),
