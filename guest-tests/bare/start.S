@@ -10,12 +10,13 @@
 #define SCTLR_MMU_CACHES ((1 << 0) | (1 << 2) | (1 << 12)) /* M, C, I */
 #define SCTLR_RES1	 0x30d00800
 
-/* MAIR: attribute 0 normal write-back, 1 device nGnRE */
-#define MAIR 0x04ff
-/* 36-bit addresses, 4 KiB granule, inner shareable write-back walks, no TTBR1, 36-bit physical */
-#define TCR ((1 << 32) | (1 << 23) | (3 << 12) | (1 << 10) | (1 << 8) | 28)
-#define BLOCK  0x701			  /* valid block, AF, inner shareable, attribute 0 */
-#define DEVICE (0x405 | (3 << 53)) /* valid block, AF, attribute 1, never executed */
+/* MAIR: attribute 0 normal write-back, 1 device nGnRE, 2 normal non-cacheable */
+#define MAIR 0x4404ff
+/* 38-bit addresses, 4 KiB granule, inner shareable write-back walks, no TTBR1, 36-bit physical */
+#define TCR ((1 << 32) | (1 << 23) | (3 << 12) | (1 << 10) | (1 << 8) | 26)
+#define BLOCK	 0x701		     /* valid block, AF, inner shareable, attribute 0 */
+#define DEVICE	 (0x405 | (3 << 53)) /* valid block, AF, attribute 1, never executed */
+#define UNCACHED (0x409 | (3 << 53)) /* the same, attribute 2 */
 
 #define R_AARCH64_RELATIVE 1027
 
@@ -142,7 +143,11 @@ exception_entry:
 	add	sp, sp, #192
 	eret
 
-/* Identity, 1 GiB a line: devices, 47 GiB that may be RAM, the high PCI window (vmm/layout.h). */
+/*
+ * 1 GiB a line: devices, 47 GiB that may be RAM, the high PCI window (vmm/layout.h), each at its
+ * own address. From MMIO_UNALIGNED (cpu.h) on devices and window again, for accesses that no CPU
+ * makes to Device memory.
+ */
 	.data
 	.balign	4096
 page_table:
@@ -156,6 +161,15 @@ page_table:
 	.quad	(gib << 30) + DEVICE
 	.set	gib, gib + 1
 	.endr
+	.fill	64, 8, 0
+	.quad	UNCACHED
+	.fill	47, 8, 0
+	.set	gib, 48
+	.rept	16
+	.quad	(gib << 30) + UNCACHED
+	.set	gib, gib + 1
+	.endr
+	.fill	64, 8, 0
 
 	.bss
 	.balign	16

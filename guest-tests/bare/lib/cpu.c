@@ -5,16 +5,23 @@
 
 #define ESR_EC_SHIFT	26
 #define ESR_EC_DATA_EL1 0x25
+#define ESR_DFSC_ALIGN	0x21
 
 #define NR_SECONDARIES 7
 #define STACK_LEN      8192
 
 const void *boot_dtb;
 volatile bool abort_expected;
-volatile unsigned aborts;
+volatile unsigned aborts, alignment_faults;
+
+static uint64_t way(uint64_t addr, unsigned len)
+{
+	return addr & (len - 1) ? addr | MMIO_UNALIGNED : addr;
+}
 
 uint64_t mmio_read(uint64_t addr, unsigned len)
 {
+	addr = way(addr, len);
 	switch (len) {
 	case 1:
 		return mmio_read8(addr);
@@ -29,6 +36,7 @@ uint64_t mmio_read(uint64_t addr, unsigned len)
 
 void mmio_write(uint64_t addr, unsigned len, uint64_t val)
 {
+	addr = way(addr, len);
 	switch (len) {
 	case 1:
 		mmio_write8(addr, (uint8_t)val);
@@ -86,6 +94,7 @@ void exception(struct exception_frame *frame, unsigned kind)
 
 	if (abort_expected && (esr >> ESR_EC_SHIFT & 0x3f) == ESR_EC_DATA_EL1) {
 		aborts++;
+		alignment_faults += (esr & 0x3f) == ESR_DFSC_ALIGN;
 		frame->elr += 4;
 		return;
 	}
