@@ -7,6 +7,7 @@
  * it are checked as far as possible. The first disk is writable and starts with DISK_MAGIC, the
  * second one is read-only.
  */
+#include <linux/pci_regs.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
@@ -155,6 +156,7 @@ static void check_rtc(void)
 #ifndef BOARD_QEMU /* whose UART is a PL011 */
 #define UART_IER     1
 #define UART_LCR     3
+#define UART_MCR     4
 #define UART_LSR     5
 #define UART_SCRATCH 7
 
@@ -386,40 +388,90 @@ static void check_console(void)
 
 /* ---- accesses of no driver ------------------------------------------------------------------- */
 
-static void poke(uint64_t base, unsigned len, unsigned step, bool write)
+#define POKE_ALL  0x200 /* so far every byte of a page is accessed, */
+#define POKE_STEP 61	/* behind that every 61st: at all alignments too */
+
+/* Accesses of every size at every alignment, to a page of a device's. */
+static void poke(uint64_t base, unsigned len, bool write)
 {
-	for (unsigned off = 0; off < len; off += step) {
+	for (unsigned off = 0; off < len; off += off < POKE_ALL ? 1 : POKE_STEP) {
 		for (unsigned size = 1; size <= 8; size *= 2) {
-			if (off % size)
-				continue;
+			uint64_t val = (off + 1) * 0x9e3779b97f4a7c15ull;
+
+			if (base == BOARD_UART && !off)
+				val = '\n'; /* it is sent */
 			mmio_read(base + off, size);
 			if (write)
-				mmio_write(base + off, size, off * 0x9e3779b97f4a7c15ull);
+				mmio_write(base + off, size, val);
 		}
 	}
 }
 
+#ifdef BOARD_QEMU
+#define POKE_UART false /* a PL011, whose first register is not the only one that matters */
+#else
+#define POKE_UART true
+#endif
+
 static void check_pokes(void)
 {
+	static const struct {
+		uint32_t id;
+		unsigned nr;
+	} kinds[] = {{VIRTIO_ID_BLOCK, 2}, {VIRTIO_ID_RNG, 1}, {VIRTIO_ID_CONSOLE, 1}};
+	unsigned nr[64] = {0}, functions = 0;
 	struct vdev dev;
 
 	claim_begin("accesses_of_every_size_to_every_register_are_survived");
-	/* aborts are an answer too */
 	abort_expected = true;
+	aborts = 0;
 	for (unsigned i = 0; i < BOARD_VIRTIO_SLOTS; i++) {
+		uint32_t id;
+
 		dev.base = BOARD_VIRTIO + i * BOARD_VIRTIO_STRIDE;
+		id = vdev_reg(&dev, VIRTIO_MMIO_DEVICE_ID);
 		/* nothing, or a slot without a device */
-		if (vdev_reg(&dev, VIRTIO_MMIO_DEVICE_ID) + 1 <= 1)
+		if (id + 1 <= 1)
 			continue;
-		poke(dev.base, 0x140, 1, true);
+		vdev_reset(&dev); /* its rings tell of stacks that are gone */
+		poke(dev.base, BOARD_VIRTIO_STRIDE < 0x1000 ? 0x140 : 0x1000, true);
 		vdev_reset(&dev);
+		nr[id % NR(nr)] += vdev_reg(&dev, VIRTIO_MMIO_DEVICE_ID) == id;
 	}
-	poke(BOARD_UART, 16, 1, false);
-	poke(BOARD_RTC, 32, 1, true);
-	poke(BOARD_RTC + 0xfc0, 0x40, 1, true);
-	poke(BOARD_ECAM, 0x110, 1, true);
-	poke(BOARD_ECAM + 0xf8000, 0x40, 4, true); /* a function that is not there */
+	for (unsigned i = 0; i < NR(kinds); i++)
+		claim_check_at("virtio devices of a kind", kinds[i].id, nr[kinds[i].id],
+			       kinds[i].nr);
+	poke(BOARD_UART, 0x1000, POKE_UART);
+#ifndef BOARD_QEMU
+	mmio_write8(BOARD_UART + UART_LCR, 3);
+	mmio_write8(BOARD_UART + UART_MCR, 0);
+	mmio_write8(BOARD_UART + UART_IER, 0);
+	claim_check("the UART", mmio_read8(BOARD_UART + UART_LSR) & 0x60, 0x60);
+#endif
+	poke(BOARD_RTC, 0x1000, true);
+	claim_check("the clock", mmio_read32(BOARD_RTC + 0xfe0) & 0xff, 0x31);
+	for (uint32_t rid = 0; rid < 256; rid++) {
+		uint32_t who = mmio_read32(pci_config(rid, PCI_VENDOR_ID));
+
+		if ((uint16_t)who == 0xffff)
+			continue;
+		if (mmio_read16(pci_config(rid, PCI_CLASS_DEVICE)) != 0x0600) {
+			uint64_t bar = pci_enable(rid);
+
+			/* DMA to anywhere is not for here */
+			mmio_write16(pci_config(rid, PCI_COMMAND), PCI_COMMAND_MEMORY);
+			poke(bar, 0x1000, true);
+			functions++;
+		}
+		poke(pci_config(rid, 0), 0x1000, true);
+		claim_check_at("a function", rid, mmio_read32(pci_config(rid, PCI_VENDOR_ID)), who);
+	}
+	claim_check("PCI functions", functions, dtb_parameter(&machine, "functions", functions));
+	poke(pci_config(0xf8, 0), 0x40, true); /* a function that is not there */
 	abort_expected = false;
+#ifndef BOARD_QEMU
+	claim_check("aborts: accesses that were not looked at", aborts, 0);
+#endif
 	claim_check("a disk is found", vdev_find(VIRTIO_ID_BLOCK, 0, &dev), true);
 	claim_check("it starts", vdev_start(&dev, 0, 1) == NULL, true);
 	claim_check("read", blk(&dev, VIRTIO_BLK_T_IN, 0, data, SECTOR), VIRTIO_BLK_S_OK);
