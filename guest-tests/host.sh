@@ -42,7 +42,7 @@ prefixed() { awk -v p="$1" '{ sub(/\r$/, ""); print p " " $0; fflush() }'; }
 
 kernel_log() { dmesg -c 2>/dev/null; }
 
-# scenario NAME SECONDS COMMAND [ARG]...
+# scenario NAME SECONDS COMMAND [ARG]...; $typed, if it is set, is a file with what is typed
 scenario() {
 	name=$1 limit=$2
 	shift 2
@@ -53,11 +53,13 @@ scenario() {
 		{
 			{
 				# shellcheck disable=SC2016
-				sh -c 'echo $$ >"$0/pid"; exec timeout -k 10 "$@"' "$work" "$limit" "$@" </dev/null 2>&4
+				sh -c 'echo $$ >"$0/pid"; exec timeout -k 10 "$@"' "$work" "$limit" "$@" \
+					<"${typed:-/dev/null}" 2>&4
 				echo $? >"$work/status"
 			} | killed_on_demand | prefixed '|' | tee "$work/said" >&5
 		} 4>&1 | tee "$work/complaints" | prefixed '!' >&5
 	} 5>&1
+	typed=
 	histories <"$work/said"
 	echo "= $(cat "$work/status") $(($(date +%s) - started))"
 	[ ! "$in_lab" ] || kernel_log | prefixed '#'
