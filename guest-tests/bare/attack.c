@@ -10,8 +10,8 @@
  *
  * Parameters: seed=, seconds= of attack, bypass=1: the bypass byte and bypass domains are used too
  * (not with a hostile device: its accesses go anywhere, and would then hit us), owned=1: the last
- * simulated edu is behind a DART of the guest's. The first simulated edu is the tame one, the last
- * disk too; the first disk starts with DISK_MAGIC.
+ * simulated edu is behind a DART of the guest's, nvme=1: there is a simulated NVMe. The first
+ * simulated edu is the tame one, the last disk too; the first disk starts with DISK_MAGIC.
  */
 #include <linux/pci_regs.h>
 #include <linux/virtio_blk.h>
@@ -36,6 +36,8 @@
 
 #define SLICE_US 5000000ull
 
+#define SIM_NVME_DEVICE 0x6e76 /* vmm/sim_nvme_core.h */
+
 /* Domains and IOVAs of the slices in which the virtio-iommu is not attacked. */
 #define TAME_DOMAIN  7
 #define BOARD_DOMAIN 8
@@ -50,20 +52,11 @@ static struct simedu tame;
 static struct vdev tame_disk;
 static uint64_t tame_sectors;
 
-struct vcpu {
-	struct dice dice;
-	volatile bool paused; /* it has seen that it should be */
-	volatile uint64_t done;
-} __attribute__((aligned(64)));
-
-static struct vcpu vcpus[MAX_VCPUS];
-static volatile bool pause_all = true, stop_all;
-
 /* ---- attacks ---- */
 
 static const struct attack {
 	const char *name;
-	void (*fn)(struct dice *dice);
+	bool (*fn)(struct dice *dice);
 	unsigned weight;
 } attacks[] = {
 	{"queues", attack_queue, 8},
@@ -79,25 +72,52 @@ static const struct attack {
 	{"psci", attack_psci, 1},
 };
 
-static volatile uint64_t counts[NR(attacks)], longest[NR(attacks)], spent[NR(attacks)];
+struct vcpu {
+	struct dice dice;
+	volatile bool paused; /* it has seen that it should be */
+	volatile uint64_t done;
+	uint64_t counts[NR(attacks)]; /* of each kind */
+} __attribute__((aligned(64)));
 
-static void attack_once(struct dice *dice)
+static struct vcpu vcpus[MAX_VCPUS];
+static volatile bool pause_all = true, stop_all;
+static volatile uint64_t longest[NR(attacks)], spent[NR(attacks)];
+
+static bool has_target(unsigned kind)
+{
+	return attacks[kind].fn != attack_nvme || targets.nvme;
+}
+
+/* Every now and then the first kind that the vCPU has not made yet; else one by its weight. */
+static unsigned next_attack(struct vcpu *self)
 {
 	unsigned total = 0, n, i = 0;
-	uint64_t start;
 
-	for (unsigned k = 0; k < NR(attacks); k++)
-		total += attacks[k].weight;
-	n = below(dice, total);
-	while (n >= attacks[i].weight)
-		n -= attacks[i++].weight;
-	start = now_us();
-	attacks[i].fn(dice);
+	if (one_in(&self->dice, 2)) {
+		while (i < NR(attacks) && (self->counts[i] || !has_target(i)))
+			i++;
+		if (i < NR(attacks))
+			return i;
+	}
+	for (i = 0; i < NR(attacks); i++)
+		total += attacks[i].weight;
+	n = below(&self->dice, total);
+	for (i = 0; n >= attacks[i].weight; i++)
+		n -= attacks[i].weight;
+	return i;
+}
+
+static void attack_once(struct vcpu *self)
+{
+	unsigned i = next_attack(self);
+	uint64_t start = now_us();
+
+	self->counts[i] += attacks[i].fn(&self->dice);
+	self->done++;
 	start = now_us() - start;
 	__atomic_fetch_add(&spent[i], start, __ATOMIC_RELAXED);
 	if (start > longest[i])
 		longest[i] = start;
-	__atomic_fetch_add(&counts[i], 1, __ATOMIC_RELAXED);
 }
 
 static void run_attacks(void *arg)
@@ -110,8 +130,7 @@ static void run_attacks(void *arg)
 			continue;
 		}
 		self->paused = false;
-		attack_once(&self->dice);
-		self->done++;
+		attack_once(self);
 	}
 	self->paused = true;
 }
@@ -123,8 +142,7 @@ static void come_and_go(void *arg)
 
 	self->paused = false;
 	for (unsigned n = below(&self->dice, 64); n && !pause_all; n--)
-		attack_once(&self->dice);
-	self->done++;
+		attack_once(self);
 	self->paused = true;
 }
 
@@ -317,7 +335,7 @@ static void run_slice(unsigned n, uint64_t end)
 			if (driven)
 				change_board(dice);
 			else
-				attack_once(dice);
+				attack_once(&vcpus[0]);
 		}
 		if (driven)
 			judge(1, check_tame, dice);
@@ -373,6 +391,8 @@ static void find_targets(bool owned)
 		/* QEMU's edu ends its machine, our host, on many accesses that it does not like. */
 		p->registers = !(p->vendor == 0x1234 && p->device == 0x11e8);
 		p->masters = p->vendor == SIM_EDU_VENDOR && p->device == SIM_EDU_DEVICE;
+		if (p->vendor == SIM_EDU_VENDOR && p->device == SIM_NVME_DEVICE)
+			targets.nvme = p;
 		edus += p->masters;
 		targets.nr_pci++;
 	}
@@ -492,6 +512,7 @@ void payload(void)
 	tame_sectors = vdev_config(&tame_disk, 0, 8);
 	claim_check("virtio devices", targets.nr_vdevs >= 4, true);
 	claim_check("PCI functions", targets.nr_pci >= 1, true);
+	claim_check("a simulated NVMe", targets.nvme != NULL, dtb_parameter(&machine, "nvme", 0));
 	claim_end();
 	gic_init();
 	if (gic_its_init() == NULL)
@@ -520,15 +541,34 @@ void payload(void)
 	abort_expected = false;
 
 	print("\nnote: attacks:");
-	for (unsigned i = 0; i < NR(attacks); i++)
-		print(" %s %lu (%lu us, at most %lu)", attacks[i].name, counts[i],
-		      spent[i] / (counts[i] + !counts[i]), longest[i]);
-	print(", %u aborts\n", aborts);
+	for (unsigned i = 0; i < NR(attacks); i++) {
+		uint64_t made = 0;
+
+		print(" %s", attacks[i].name);
+		for (unsigned cpu = 0; cpu < machine.nr_cpus; cpu++) {
+			print("%c%lu", cpu ? '+' : ' ', vcpus[cpu].counts[i]);
+			made += vcpus[cpu].counts[i];
+		}
+		print(" (%lu us, at most %lu)", spent[i] / (made + !made), longest[i]);
+	}
+	print(", %u aborts, %u of them for alignment\n", aborts, alignment_faults);
+	print("note: broken:");
+	for (unsigned i = 0; i < targets.nr_vdevs; i++)
+		print(" device %u %u", targets.vdev[i].id, targets.vdev[i].nr_broken);
+	print("\n");
 	claim_begin("every_attack_was_made_by_every_vcpu");
-	for (unsigned i = 0; i < NR(attacks); i++)
-		claim_check_at("attacks of a kind", i, counts[i] > 0, true);
-	for (unsigned i = 1; i < machine.nr_cpus; i++)
-		claim_check_at("attacks of a vCPU", i, vcpus[i].done > 0, true);
+	for (unsigned i = 0; i < NR(attacks) * machine.nr_cpus; i++) {
+		unsigned cpu = i / NR(attacks), kind = i % NR(attacks);
+
+		if (has_target(kind))
+			claim_check_at("attacks of a vCPU and kind", cpu * 100 + kind,
+				       vcpus[cpu].counts[kind] > 0, true);
+	}
+	claim_end();
+	claim_begin("every_virtio_device_was_broken");
+	for (unsigned i = 0; i < targets.nr_vdevs; i++)
+		claim_check_at("times a device", targets.vdev[i].id, targets.vdev[i].nr_broken > 0,
+			       true);
 	claim_end();
 	for (unsigned i = 0; i < NR(names); i++) {
 		claim_begin(names[i]);

@@ -19,6 +19,7 @@ struct attack_vdev {
 	uint64_t base;
 	uint32_t id;
 	unsigned slot, nr_queues;
+	unsigned nr_broken; /* how often a driver found that it needs a reset */
 };
 
 /* A PCI function under attack. */
@@ -38,6 +39,7 @@ struct attack_targets {
 	unsigned nr_vdevs;
 	struct attack_pci pci[ATTACK_MAX_PCI];
 	unsigned nr_pci;
+	const struct attack_pci *nvme; /* the simulated one; NULL: there is none */
 	const struct machine *machine;
 	volatile bool viommu; /* the virtio-iommu is a target now; else somebody uses it */
 	bool bypass;	      /* and so is its bypass byte */
@@ -45,18 +47,18 @@ struct attack_targets {
 
 extern struct attack_targets targets;
 
-void attack_queue(struct dice *dice);	  /* build a queue, spoil it, kick */
-void attack_rings(struct dice *dice);	  /* change what a device may be reading */
-void attack_restart(struct dice *dice);	  /* reset a virtio device, and start it after a fashion */
-void attack_registers(struct dice *dice); /* any access to any device */
-void attack_undecodable(
-	struct dice *dice);	       /* instructions of which KVM cannot tell what they did */
-void attack_config(struct dice *dice); /* PCI configuration space */
-void attack_bars(struct dice *dice);   /* BARs over anything, sized and switched while in use */
-void attack_msix(struct dice *dice);   /* MSI and MSI-X pointing anywhere */
-void attack_dma(struct dice *dice);    /* DMA from and to anywhere */
-void attack_nvme(struct dice *dice);   /* queues and commands of the simulated NVMe */
-void attack_psci(struct dice *dice);   /* calls to the firmware */
+/* Return: false if what the dice chose cannot be attacked this way, and nothing was done. */
+bool attack_queue(struct dice *dice);	    /* build a queue, spoil it, kick */
+bool attack_rings(struct dice *dice);	    /* change what a device may be reading */
+bool attack_restart(struct dice *dice);	    /* reset a virtio device, start it after a fashion */
+bool attack_registers(struct dice *dice);   /* any access to any device */
+bool attack_undecodable(struct dice *dice); /* accesses that KVM cannot decode */
+bool attack_config(struct dice *dice);	    /* PCI configuration space */
+bool attack_bars(struct dice *dice); /* BARs over anything, sized and switched while in use */
+bool attack_msix(struct dice *dice); /* MSI and MSI-X pointing anywhere */
+bool attack_dma(struct dice *dice);  /* DMA from and to anywhere */
+bool attack_nvme(struct dice *dice); /* queues and commands of the simulated NVMe */
+bool attack_psci(struct dice *dice); /* calls to the firmware */
 
 /* attack_uart - its registers but for what sends; only the vCPU that reports: it is as it should be
  * afterwards */

@@ -66,7 +66,7 @@ static struct window any_window(struct dice *dice)
 	}
 }
 
-void attack_registers(struct dice *dice)
+bool attack_registers(struct dice *dice)
 {
 	struct window w = any_window(dice);
 
@@ -83,6 +83,7 @@ void attack_registers(struct dice *dice)
 		else
 			mmio_write(at, size, arena_value(dice));
 	}
+	return true;
 }
 
 void attack_uart(struct dice *dice)
@@ -96,7 +97,7 @@ void attack_uart(struct dice *dice)
 	mmio_write8(LAYOUT_UART_BASE + UART_IER, 0);
 }
 
-void attack_undecodable(struct dice *dice)
+bool attack_undecodable(struct dice *dice)
 {
 	struct window w = any_window(dice);
 	uint64_t at = w.base + (below(dice, w.len) & ~15u), a = arena_value(dice), b = at;
@@ -115,27 +116,31 @@ void attack_undecodable(struct dice *dice)
 		__asm__ volatile("ldxr %0, [%1]" : "=&r"(a) : "r"(at) : "memory");
 		break;
 	case 4:
-		if (w.write)
-			__asm__ volatile("stp %0, %0, [%1]" : : "r"(a), "r"(at) : "memory");
+		if (!w.write)
+			return false;
+		__asm__ volatile("stp %0, %0, [%1]" : : "r"(a), "r"(at) : "memory");
 		break;
 	case 5:
-		if (w.write)
-			__asm__ volatile("str %0, [%1], #8" : : "r"(a), "r"(b) : "memory");
+		if (!w.write)
+			return false;
+		__asm__ volatile("str %0, [%1], #8" : : "r"(a), "r"(b) : "memory");
 		break;
 	case 6:
-		if (w.write)
-			__asm__ volatile(".arch_extension lse\n\tswp %0, %0, [%1]"
-					 : "+r"(a)
-					 : "r"(at)
-					 : "memory");
+		if (!w.write)
+			return false;
+		__asm__ volatile(".arch_extension lse\n\tswp %0, %0, [%1]"
+				 : "+r"(a)
+				 : "r"(at)
+				 : "memory");
 		break;
 	default:
 		__asm__ volatile("dc civac, %0" : : "r"(at) : "memory");
 		break;
 	}
+	return true;
 }
 
-void attack_psci(struct dice *dice)
+bool attack_psci(struct dice *dice)
 {
 	static const uint32_t calls[] = {
 		PSCI_VERSION, PSCI_AFFINITY_INFO, 0x84000004, PSCI_FEATURES, 0x84000003,
@@ -158,4 +163,5 @@ void attack_psci(struct dice *dice)
 		     arena_value(dice), roll(dice));
 		break;
 	}
+	return true;
 }

@@ -30,7 +30,7 @@ static uint64_t capability(const struct attack_pci *pci, uint8_t id)
 	return at ? pci_config(pci->rid, at) : 0;
 }
 
-void attack_config(struct dice *dice)
+bool attack_config(struct dice *dice)
 {
 	const struct attack_pci *pci = any_function(dice);
 
@@ -46,9 +46,10 @@ void attack_config(struct dice *dice)
 			mmio_write(pci_config(pci->rid, off), size, arena_value(dice));
 	}
 	mmio_write16(pci_config(pci->rid, PCI_COMMAND), one_in(dice, 4) ? (uint16_t)roll(dice) : 6);
+	return true;
 }
 
-void attack_bars(struct dice *dice)
+bool attack_bars(struct dice *dice)
 {
 	static const uint64_t places[] = {
 		0,
@@ -113,9 +114,10 @@ void attack_bars(struct dice *dice)
 			mmio_write32(pci_config(pci->rid, PCI_BASE_ADDRESS_0 + 4), pci->saved[5]);
 		}
 	}
+	return true;
 }
 
-void attack_msix(struct dice *dice)
+bool attack_msix(struct dice *dice)
 {
 	const struct attack_pci *pci = any_function(dice);
 	uint64_t cap = capability(pci, PCI_CAP_ID_MSIX), entry;
@@ -125,12 +127,12 @@ void attack_msix(struct dice *dice)
 		pci_msi_enable(pci->rid, to, (uint32_t)roll(dice));
 		if (one_in(dice, 2))
 			pci_msi_disable(pci->rid);
-		return;
+		return true;
 	}
 	mmio_write16(cap + PCI_MSIX_FLAGS,
 		     one_in(dice, 8) ? (uint16_t)roll(dice) : PCI_MSIX_FLAGS_ENABLE);
 	if (!pci->registers)
-		return;
+		return true;
 	for (unsigned n = 4; n; n--) {
 		/* also past the end of the table, and the pending bits */
 		entry = pci->bar +
@@ -165,16 +167,17 @@ void attack_msix(struct dice *dice)
 		if (express) /* a function reset in the middle of it all */
 			mmio_write16(express + PCI_EXP_DEVCTL, PCI_EXP_DEVCTL_BCR_FLR);
 	}
+	return true;
 }
 
-void attack_dma(struct dice *dice)
+bool attack_dma(struct dice *dice)
 {
 	const struct attack_pci *pci = any_function(dice);
 	uint64_t iova = one_in(dice, 2) ? arena_place(dice, 0x10000, 1)
 					: 0x20000000ull + below(dice, 0x1000000);
 
 	if (!pci->masters)
-		return;
+		return false;
 	if (one_in(dice, 8))
 		iova = arena_value(dice);
 	mmio_write64(pci->bar + SIM_EDU_DMA_IOVA, iova);
@@ -191,19 +194,16 @@ void attack_dma(struct dice *dice)
 		mmio_write32(pci->bar + SIM_EDU_RING_PAYLOAD, below(dice, 34));
 		mmio_write32(pci->bar + SIM_EDU_RING_CMD, below(dice, 16));
 	}
+	return true;
 }
 
-void attack_nvme(struct dice *dice)
+bool attack_nvme(struct dice *dice)
 {
-	const struct attack_pci *pci = NULL;
+	const struct attack_pci *pci = targets.nvme;
 	uint64_t queues = arena.open + arena.open_len - NVME_QUEUES * 0x8000;
 
-	for (unsigned i = 0; i < targets.nr_pci; i++) {
-		if (targets.pci[i].device == 0x6e76 && targets.pci[i].vendor == 0x1234)
-			pci = &targets.pci[i];
-	}
 	if (!pci)
-		return;
+		return false;
 	if (one_in(dice, 16)) {
 		mmio_write32(pci->bar + NVME_CC, 0);
 		mmio_write32(pci->bar + NVME_AQA,
@@ -239,6 +239,7 @@ void attack_nvme(struct dice *dice)
 			     one_in(dice, 16) ? (uint32_t)roll(dice) : below(dice, 64));
 		mmio_write32(pci->bar + NVME_DOORBELL + queue * 8 + 4, below(dice, 64));
 	}
+	return true;
 }
 
 void attack_pci_restore(const struct attack_pci *pci)

@@ -17,8 +17,13 @@
 #define USED_AT	   0x2000
 #define ENTRIES	   256u
 
-/* Requests are built in the arena, where others may change them under way. */
+/* Requests are built in the arena, where others may change them under way; the console's output
+ * behind its rings. */
 #define REQUEST_LEN 0x100
+#define OUTPUT_AT   0x3000
+#define OUTPUT_LEN  0x1000
+
+#define CONSOLE_TX 1
 
 static struct attack_vdev *any_vdev(struct dice *dice)
 {
@@ -38,6 +43,20 @@ static uint64_t rings_at(const struct attack_vdev *dev, unsigned queue)
 		(unsigned)(dev - targets.vdev) * QUEUES + (queue < QUEUES ? queue : QUEUES - 1);
 
 	return arena.open + n * QUEUE_ROOM;
+}
+
+/*
+ * What a console prints is on the host's disk, and in the report's way: its chains may be as bad as
+ * all others, but what can be printed of them is bytes, not all of memory again and again.
+ */
+static bool is_output(const struct attack_vdev *dev, unsigned queue)
+{
+	return dev->id == VIRTIO_ID_CONSOLE && queue == CONSOLE_TX;
+}
+
+static uint32_t output_length(struct dice *dice)
+{
+	return one_in(dice, 4) ? 0x80000000u | (uint32_t)roll(dice) : one_in(dice, 16);
 }
 
 static void reg(const struct attack_vdev *dev, unsigned off, uint32_t val)
@@ -68,16 +87,18 @@ static void start_queue(struct dice *dice, const struct attack_vdev *dev, unsign
 	reg(dev, VIRTIO_MMIO_QUEUE_READY, one_in(dice, 16) ? (uint32_t)roll(dice) : 1);
 }
 
-void attack_restart(struct dice *dice)
+bool attack_restart(struct dice *dice)
 {
-	const struct attack_vdev *dev = any_vdev(dice);
+	struct attack_vdev *dev = any_vdev(dice);
 	uint32_t status = VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER;
 
 	if (!dev)
-		return;
+		return false;
+	if (mmio_read32(dev->base + VIRTIO_MMIO_STATUS) & VIRTIO_CONFIG_S_NEEDS_RESET)
+		__atomic_fetch_add(&dev->nr_broken, 1, __ATOMIC_RELAXED);
 	reg(dev, VIRTIO_MMIO_STATUS, 0); /* with whatever is under way */
 	if (one_in(dice, 4))
-		return;
+		return true;
 	for (unsigned q = 0; q < QUEUES; q++)
 		memset((void *)(rings_at(dev, q) + AVAIL_AT), 0,
 		       4); /* or no index would be in range */
@@ -102,6 +123,7 @@ void attack_restart(struct dice *dice)
 			start_queue(dice, dev, q);
 	}
 	reg(dev, VIRTIO_MMIO_STATUS, status | VIRTIO_CONFIG_S_DRIVER_OK);
+	return true;
 }
 
 /* ---- requests: as they should be, more or less ---- */
@@ -221,31 +243,31 @@ static unsigned iommu_request(struct dice *dice, uint64_t at, struct piece *piec
 }
 
 static unsigned other_request(struct dice *dice, const struct attack_vdev *dev, unsigned queue,
-			      struct piece *pieces)
+			      uint64_t request, struct piece *pieces)
 {
 	unsigned n = 1 + below(dice, 6), writable = below(dice, n + 1);
 
-	if (dev->id == VIRTIO_ID_CONSOLE) {
-		/* what it prints is in the report's way, and on the host's disk */
-		pieces[0] = (struct piece){arena_place(dice, 16, 1), one_in(dice, 64), queue != 1};
-		return 1;
-	}
-	for (unsigned i = 0; i < n; i++)
+	for (unsigned i = 0; i < n; i++) {
 		pieces[i] = (struct piece){arena_place(dice, 0x10000, 2),
 					   arena_length(dice) & 0x1ffff, i >= writable};
+		if (is_output(dev, queue)) {
+			pieces[i].at = request + 16 * i;
+			pieces[i].len = one_in(dice, 32);
+		}
+	}
 	return n;
 }
 
 /* ---- chains ---- */
 
-static void spoil(struct dice *dice, struct vring_desc *desc)
+static void spoil(struct dice *dice, struct vring_desc *desc, bool output)
 {
 	switch (below(dice, 6)) {
 	case 0:
 		desc->addr = arena_address(dice);
 		break;
 	case 1:
-		desc->len = arena_length(dice);
+		desc->len = output ? output_length(dice) : arena_length(dice);
 		break;
 	case 2:
 		desc->flags ^= (uint16_t)(1u << below(dice, 16));
@@ -256,7 +278,9 @@ static void spoil(struct dice *dice, struct vring_desc *desc)
 		break;
 	case 4: /* a table that is in itself, or in none */
 		desc->flags = (uint16_t)(VRING_DESC_F_INDIRECT | below(dice, 4));
-		desc->len = one_in(dice, 2) ? 16 * below(dice, 300) : arena_length(dice);
+		desc->len = one_in(dice, 2) ? 16 * below(dice, 300)
+			    : output	    ? output_length(dice)
+					    : arena_length(dice);
 		break;
 	default:
 		*(uint64_t *)desc = arena_value(dice);
@@ -264,7 +288,7 @@ static void spoil(struct dice *dice, struct vring_desc *desc)
 	}
 }
 
-void attack_queue(struct dice *dice)
+bool attack_queue(struct dice *dice)
 {
 	const struct attack_vdev *dev = any_vdev(dice);
 	struct vring_desc *table;
@@ -272,34 +296,36 @@ void attack_queue(struct dice *dice)
 	struct piece pieces[8];
 	unsigned queue, chains = 1 + below(dice, 8);
 	uint64_t at;
-	bool console;
+	bool output;
 
 	if (!dev)
-		return;
-	console = dev->id == VIRTIO_ID_CONSOLE;
+		return false;
 	queue = below(dice, dev->nr_queues ? dev->nr_queues : 1);
+	output = is_output(dev, queue);
 	at = rings_at(dev, queue);
 	table = (void *)at;
 	avail = (void *)(at + AVAIL_AT);
 	for (unsigned c = 0; c < chains; c++) {
 		unsigned head = below(dice, ENTRIES), i = head, nr;
-		uint64_t request = arena_place(dice, REQUEST_LEN, 16);
+		uint64_t request =
+			output ? at + OUTPUT_AT + (below(dice, OUTPUT_LEN - REQUEST_LEN) & ~15u)
+			       : arena_place(dice, REQUEST_LEN, 16);
 		struct vring_desc *to = table;
-		bool spoiled = !console && one_in(dice, 3), indirect = one_in(dice, 4);
+		bool spoiled = one_in(dice, 3), indirect = one_in(dice, 4);
 
 		if (dev->id == VIRTIO_ID_BLOCK)
 			nr = blk_request(dice, request, pieces);
 		else if (dev->id == VIRTIO_ID_IOMMU && queue == 0)
 			nr = iommu_request(dice, request, pieces);
 		else
-			nr = other_request(dice, dev, queue, pieces);
+			nr = other_request(dice, dev, queue, request, pieces);
 		if (indirect) {
-			uint64_t list = arena_place(dice, 16 * 8, 16);
+			uint64_t list = output ? request : arena_place(dice, 16 * 8, 16);
 
 			table[head] = (struct vring_desc){
 				.addr = list, .len = 16 * nr, .flags = VRING_DESC_F_INDIRECT};
 			if (spoiled && one_in(dice, 4))
-				table[head].len = arena_length(dice);
+				table[head].len = output ? output_length(dice) : arena_length(dice);
 			to = (void *)list;
 			i = 0;
 		}
@@ -314,7 +340,7 @@ void attack_queue(struct dice *dice)
 				.next = (uint16_t)(indirect ? i + 1 : (i + 1) % ENTRIES),
 			};
 			if (spoiled && one_in(dice, 2))
-				spoil(dice, &to[slot]);
+				spoil(dice, &to[slot], output);
 		}
 		/* where it goes depends on the size of the queue, which nobody here knows */
 		for (unsigned size = 1; size <= ENTRIES; size *= 2)
@@ -331,17 +357,22 @@ void attack_queue(struct dice *dice)
 		for (unsigned n = below(dice, 32); n; n--)
 			reg(dev, VIRTIO_MMIO_QUEUE_NOTIFY, below(dice, 4));
 	reg(dev, VIRTIO_MMIO_INTERRUPT_ACK, 3);
+	return true;
 }
 
-void attack_rings(struct dice *dice)
+bool attack_rings(struct dice *dice)
 {
+	bool made = false;
+
 	for (unsigned n = 64; n; n--) {
 		const struct attack_vdev *dev = any_vdev(dice);
+		unsigned queue = below(dice, QUEUES);
 		uint64_t at;
 
-		if (!dev || dev->id == VIRTIO_ID_CONSOLE)
+		if (!dev)
 			continue;
-		at = rings_at(dev, below(dice, QUEUES));
+		made = true;
+		at = rings_at(dev, queue);
 		switch (below(dice, 4)) {
 		case 0:
 			*(volatile uint16_t *)(at + AVAIL_AT + 2 * below(dice, 3)) =
@@ -352,8 +383,10 @@ void attack_rings(struct dice *dice)
 				(uint16_t)roll(dice);
 			break;
 		default:
-			spoil(dice, (struct vring_desc *)at + below(dice, ENTRIES));
+			spoil(dice, (struct vring_desc *)at + below(dice, ENTRIES),
+			      is_output(dev, queue));
 			break;
 		}
 	}
+	return made;
 }
