@@ -297,6 +297,41 @@ violation violation_by_a_vcpu vcpu0 "a vCPU's thread"
 violation violation_by_a_simulated_nvme sim-nvme "a simulated NVMe's thread"
 violation violation_by_a_simulated_edu sim-edu "a simulated edu's thread"
 violation violation_by_the_trace trace "the trace's thread"
+# confinement NAME WANT OPTION...: once the guest is up each kind of thread has WANT: of /proc's status Seccomp,
+# NoNewPrivs and CapEff
+confined() { awk '{ of[$1] = $2 } END { print of["Seccomp:"], of["NoNewPrivs:"], of["CapEff:"] }' "$1"; }
+confinement() {
+	name=$1 want=$2
+	shift 2
+	$run -i initrd -m 256 -c 1 --vfio "$edu" --sim edu --sim nvme,disk=disk --trace /run/trace -p quiet "$@" \
+		>/run/out 2>/run/err </dev/null &
+	pid=$!
+	tries=0
+	until grep -q 'guest is up' /run/out || [ $tries -gt 600 ]; do
+		tries=$((tries + 1))
+		usleep 100000
+	done
+	wrong=
+	for thread in granule vcpu0 sim-nvme sim-edu trace; do
+		has='not there'
+		for task in "/proc/$pid"/task/*; do
+			[ "$(cat "$task/comm")" != $thread ] || has=$(confined "$task/status")
+		done
+		[ "$has" = "$want" ] || wrong="$thread: '$has' instead of '$want'"
+	done
+	kill -TERM $pid
+	wait $pid
+	status=$?
+	if [ "$wrong" ]; then
+		echo "FAIL $name: $wrong"
+	elif [ $status -ne 143 ]; then
+		echo "FAIL $name: status $status instead of 143: $(tail -n 1 /run/err)"
+	else
+		echo "ok $name"
+	fi
+}
+confinement every_thread_is_confined '2 1 0000000000000000'
+confinement no_sandbox_confines_no_thread "$(confined /proc/self/status)" --no-sandbox
 rm disk
 
 # ---- ended from outside ----

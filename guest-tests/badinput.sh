@@ -10,7 +10,7 @@ here=$(dirname "$(readlink -f "$0")")
 build=$(readlink -f "$here/..")/build
 lab=$here/lab/lab
 dir=$build/badinput
-claims=90 # as many as badinput-host.sh has
+claims=92 # as many as badinput-host.sh has
 
 if [[ $(uname -m) == aarch64 ]]; then
 	echo "skip  bad input: it spoils the host it runs on, so it needs the lab"

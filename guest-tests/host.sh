@@ -82,7 +82,7 @@ after() {
 }
 
 # as_user KIB COMMAND: from now on granule is run by the user 1000, who may lock so much memory, after COMMAND
-# by root, for descriptors 3 to 5. Kernel and initrd are opened by root too.
+# by root, for descriptors 3 to 5, 8 and 9. Kernel and initrd are opened by root too, as 6 and 7.
 as_user() {
 	real=${real:-$(command -v granule)}
 	mkdir -p "$work/bin"
