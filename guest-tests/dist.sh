@@ -55,7 +55,17 @@ installs() {
 	(umask 077 && quiet_make install DESTDIR="$dir/a root") || return
 	files "$dir/a root/usr/local" >"$dir/got"
 	same "$dir/files" "$dir/got"
-	find "$dir/a root/usr" -type d ! -perm 755
+	find "$dir/a root" -mindepth 1 -type d ! -perm 755
+	configured_in "$dir/a root" /usr/local /etc
+}
+
+# configured_in ROOT PREFIX DIR: guests' arguments are in DIR, which is there
+configured_in() {
+	[[ -d $1$3/granule ]] || echo "there is no $3/granule"
+	grep -q -x "EnvironmentFile=$3/granule/%i.conf" "$1$2/lib/systemd/system/granule@.service" ||
+		echo "the unit does not read $3/granule"
+	grep -q " as $3/granule/NAME.conf\." "$1$2/share/doc/granule/examples/granule.conf" ||
+		echo "granule.conf does not belong into $3/granule"
 }
 
 again() {
@@ -76,14 +86,15 @@ relative() {
 	(cd "$dir/make" && quiet_make install DESTDIR=root PREFIX=/opt) || return
 	files "$dir/make/root/opt" >"$dir/got"
 	same "$dir/files" "$dir/got"
+	configured_in "$dir/make/root" /opt /opt/etc
 }
 
 uninstalls() {
-	local doc="$dir/a root/usr/local/share/doc/granule"
-	echo mine >"$doc/mine"
+	local doc="$dir/a root/usr/local/share/doc/granule" conf="$dir/a root/etc/granule/web.conf"
+	echo mine | tee "$doc/mine" >"$conf"
 	quiet_make uninstall DESTDIR="$dir/a root" || return
-	[[ -e $doc/mine ]] || echo "it removes files of others"
-	rm "$doc/mine"
+	[[ -e $doc/mine && -e $conf ]] || echo "it removes files of others"
+	rm "$doc/mine" "$conf"
 	quiet_make uninstall DESTDIR="$dir/a root" || return
 	find "$dir/a root" -type f -o -name granule
 }
@@ -311,9 +322,11 @@ fi
 
 # ---- the systemd unit -----------------------------------------------------------------------------------
 
+# Also with what it proposes.
 unit_verifies() {
 	cp "$prefix/lib/systemd/system/granule@.service" "$dir/granule@test.service"
-	systemd-analyze verify --man=no "$dir/granule@test.service"
+	sed 's/^#\([A-Za-z]*=\)/\1/' "$dir/granule@test.service" >"$dir/granule@more.service"
+	systemd-analyze verify --man=no "$dir/granule@test.service" "$dir/granule@more.service"
 }
 
 # The arguments of ExecStart, with those of the example, as systemd makes words of them.
@@ -398,11 +411,33 @@ contents() {
 	(cd "$root" && md5sum --quiet -c DEBIAN/md5sums)
 	[[ $(wc -l <"$root/DEBIAN/md5sums") -eq $(wc -l <"$dir/got") ]] || echo "md5sums is not complete"
 	[[ $(dpkg-deb -f "build/deb/${package}_${version}_arm64.deb" Version) == "$version" ]] || echo "another version"
-	find "$root/DEBIAN" -type f ! -name control ! -name md5sums
+	(cd "$root/DEBIAN" && find . -type f ! -name control ! -name md5sums -printf '%m %P\n' | sort) >"$dir/got"
+	printf '%s' "${2-}" | same - "$dir/got"
+}
+
+# script NAME ACTION OTHER: only at ACTION, and only where systemd runs, it reloads the units; it never fails
+script() {
+	local action
+	mkdir -p "$dir/bin" "$dir/run"
+	printf '#!/bin/sh\necho "$*" >>"%s/reloaded"\nexit 1\n' "$dir" >"$dir/bin/systemctl"
+	chmod 755 "$dir/bin/systemctl"
+	sed "s|/run/systemd/system|$dir/run/system|" "$dir/granule/DEBIAN/$1" >"$dir/script"
+	for action in "$2" "$3" "$2"; do
+		rm -f "$dir/reloaded"
+		PATH=$dir/bin:$PATH sh "$dir/script" "$action" || echo "$1 $action fails"
+		if [[ -d $dir/run/system && $action == "$2" ]]; then
+			[[ $(cat "$dir/reloaded") == '--system daemon-reload' ]] || echo "$1 $action reloads nothing"
+		else
+			[[ ! -e $dir/reloaded ]] || echo "$1 $action calls systemctl"
+		fi
+		[[ $action == "$2" ]] || continue
+		mkdir -p "$dir/run/system"
+	done
+	rmdir "$dir/run/system"
 }
 
 program_package() {
-	contents granule <<-END
+	contents granule $'755 postinst\n755 postrm\n' <<-END
 		usr/bin/granule
 		usr/lib/systemd/system/granule@.service
 		usr/share/bash-completion/completions/granule
@@ -419,6 +454,9 @@ program_package() {
 		usr/share/lintian/overrides/granule
 		usr/share/man/man1/granule.1.gz
 	END
+	configured_in "$dir/granule" /usr /etc
+	script postinst configure abort-upgrade
+	script postrm remove upgrade
 	readelf -h "$dir/granule/usr/bin/granule" | grep -q AArch64 || echo "usr/bin/granule is not for arm64"
 	! strings "$dir/granule/usr/bin/granule" | grep -F "$tree"
 }

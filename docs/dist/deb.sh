@@ -26,13 +26,25 @@ trap 'rm -rf "$tmp"' EXIT
 # What the packages have of install.sh, in Debian's places.
 PREFIX=/usr
 bindir=$PREFIX/bin libdir=$PREFIX/lib/aarch64-linux-gnu includedir=$PREFIX/include datadir=$PREFIX/share
-mandir=$datadir/man unitdir=$PREFIX/lib/systemd/system
-export VERSION PROGRAM LIBRARY bindir libdir includedir datadir mandir unitdir
+mandir=$datadir/man unitdir=$PREFIX/lib/systemd/system sysconfdir=/etc
+export VERSION PROGRAM LIBRARY bindir libdir includedir datadir mandir unitdir sysconfdir
 
 # compressed FILE: as FILE.gz, without name and time
 compressed() {
 	gzip -9n "$1"
 	chmod 644 "$1.gz"
+}
+
+# reloads SCRIPT ACTION: a maintainer script that lets systemd see the unit's files as they are after ACTION
+reloads() {
+	cat >"$1" <<-END
+		#!/bin/sh
+		set -e
+		if [ "\$1" = $2 ] && [ -d /run/systemd/system ]; then
+		    systemctl --system daemon-reload >/dev/null || true
+		fi
+	END
+	chmod 755 "$1"
 }
 
 # package NAME PART: reads the rest of its control file
@@ -58,6 +70,10 @@ package() {
 			>"$root$datadir/lintian/overrides/$name"
 	fi
 	install -d -m 755 "$root/DEBIAN"
+	if [ "$2" = program ]; then
+		reloads "$root/DEBIAN/postinst" configure
+		reloads "$root/DEBIAN/postrm" remove
+	fi
 	(cd "$root" && find . -type f ! -path './DEBIAN/*' -printf '%P\n' | sort | xargs md5sum) >"$root/DEBIAN/md5sums"
 	{
 		cat <<-END

@@ -33,11 +33,13 @@ datadir ?= $(PREFIX)/share
 mandir ?= $(datadir)/man
 docdir ?= $(datadir)/doc/granule
 unitdir ?= $(PREFIX)/lib/systemd/system
+# /etc for what is below /usr; elsewhere beside the rest.
+sysconfdir ?= $(if $(filter /usr /usr/local,$(PREFIX)),/etc,$(PREFIX)/etc)
 
 install uninstall: export DESTDIR := $(DESTDIR)
 install uninstall: export PROGRAM := $(B)/arm64/granule
 install uninstall: export LIBRARY := $(B)/native/libgranule-iommu.a
-$(foreach v,VERSION bindir libdir includedir datadir mandir docdir unitdir,$(eval install uninstall: export $(v) := $($(v))))
+$(foreach v,VERSION bindir libdir includedir datadir mandir docdir unitdir sysconfdir,$(eval install uninstall: export $(v) := $($(v))))
 
 install: ## what make has built, below PREFIX=/usr/local, in DESTDIR
 	$(Q)docs/dist/install.sh install program library

@@ -37,7 +37,7 @@ file() {
 # filled MODE SOURCE DIR NAME: the same, with what stands between @ in the source. A blank in a path is
 # escaped for pkg-config.
 filled() {
-	[ "$action" = uninstall ] || sed -e "s|@version@|$VERSION|" -e "s|@bindir@|$bindir|" \
+	[ "$action" = uninstall ] || sed -e "s|@version@|$VERSION|" -e "s|@bindir@|$bindir|" -e "s|@sysconfdir@|$sysconfdir|" \
 		-e "s|@includedir@|$(blanks "$includedir")|" -e "s|@libdir@|$(blanks "$libdir")|" "$2" >"$tmp"
 	file "$1" "$tmp" "$3" "$4"
 }
@@ -66,7 +66,10 @@ program() {
 	file 644 "$here/../granule.1" "$mandir/man1" granule.1
 	file 644 "$here/granule.bash" "$datadir/bash-completion/completions" granule
 	filled 644 "$here/granule@.service" "$unitdir" granule@.service
-	file 644 "$here/granule.conf" "$docdir/examples" granule.conf
+	filled 644 "$here/granule.conf" "$docdir/examples" granule.conf
+	# Of each guest its NAME.conf, which is the administrator's.
+	[ "$action" = uninstall ] || make_dir "${DESTDIR-}$sysconfdir/granule"
+	own "$sysconfdir/granule"
 	for name in $pages; do
 		file 644 "$here/../$name.md" "$docdir" "$name.md"
 	done
@@ -85,7 +88,7 @@ library() {
 
 action=$1
 shift
-for dir in "$bindir" "$libdir" "$includedir" "$datadir" "$mandir" "$docdir" "$unitdir"; do
+for dir in "$bindir" "$libdir" "$includedir" "$datadir" "$mandir" "$docdir" "$unitdir" "$sysconfdir"; do
 	case $dir in
 	/*) ;;
 	*) fail "'$dir' is not an absolute path; PREFIX and the directories are, DESTDIR need not be" ;;
@@ -94,8 +97,8 @@ for dir in "$bindir" "$libdir" "$includedir" "$datadir" "$mandir" "$docdir" "$un
 	*['|&\@']*) fail "'$dir': not with one of | & \\ @ in it" ;;
 	esac
 done
-case $bindir in
-*[%\"\']*) fail "'$bindir': the systemd unit names it, where % and quotes mean something else" ;;
+case $bindir$sysconfdir in
+*[%\"\']*) fail "'$bindir', '$sysconfdir': the systemd unit names them, where % and quotes mean something else" ;;
 esac
 for part; do
 	case $part in
