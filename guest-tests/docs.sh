@@ -1,12 +1,14 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# docs.sh [-l] [PLACE]... - run every command of README.md, docs/*.md and the manual's EXAMPLES, as docs.cfg says, or
-# of those only that run in a PLACE: tree, scratch, host. -l only lists them, with the file and where they run. A command that docs.cfg does not know is a failure, and so is an entry
-# of docs.cfg that no document has any more.
+# docs.sh [-l] [PLACE]... - run every command of README.md, docs/*.md, the manual, and the comments of what is
+# installed for systemd, as docs.cfg says, or of those only that run in a PLACE: tree, scratch, host. -l only lists
+# them, with the file and where they run. A command that docs.cfg does not know is a failure, and so is an entry of
+# docs.cfg that no document has any more.
 #
-# A command is a line of an indented or fenced block (or several, each but the last with a \ at its end),
-# and any `make TARGET ...` in the text. Ends with `N passed, N failed, N skipped`.
+# A command is a line of an indented or fenced block (or several, each but the last with a \ at its end), a line of
+# the manual's EXAMPLES, and what stands between backquotes (in the manual, behind .Ql) in the text, if is_command()
+# takes it for one. Ends with `N passed, N failed, N skipped`.
 set -uo pipefail
 
 cd "$(dirname "$(readlink -f "$0")")/.." || exit
@@ -22,25 +24,53 @@ report_fail() {
 
 # ---- what there is to run ---------------------------------------------------------------------------------
 
-# commands FILE: each ended by a NUL; lines of one command stay lines
-commands() {
+# blocks FILE: the lines of its blocks
+blocks() {
 	case $1 in
 	*.1) awk '/^\.Sh / { on = $2 == "EXAMPLES" } /^\.Ed/ { block = 0 }
 		on && block { gsub(/\\e/, "\\"); print } /^\.Bd -literal/ { block = 1 }' "$1" ;;
-	*) awk '
+	*.md) awk '
 		/^```/ { fence = !fence; next }
 		fence { print; next }
 		# A blank line stands before an indented block.
 		/^    / && (block || blank) { block = 1; print substr($0, 5); next }
-		{
-			block = 0
-			blank = /^[[:blank:]]*$/
-			while (match($0, /`make [^`]*`/)) {
-				print substr($0, RSTART + 1, RLENGTH - 2)
-				$0 = substr($0, RSTART + RLENGTH)
+		{ block = 0; blank = /^[[:blank:]]*$/ }' "$1" ;;
+	esac
+}
+
+# quoted FILE: what its text has between backquotes, a line each, also where it goes on in the next line
+quoted() {
+	case $1 in
+	*.1) sed -n -e '/^\.Ql /!d; s///; s/ [.,;:)]*$//; s/ Ns Ar //g; s/ Ar / /g; s/ Ns / /g; s/\\&//g' -e p "$1" ;;
+	*) sed 's/^# *//' "$1" | awk '
+		function tell() {
+			while (match(text, /`[^`]*`/)) {
+				print substr(text, RSTART + 1, RLENGTH - 2)
+				text = substr(text, RSTART + RLENGTH)
 			}
-		}' "$1" ;;
-	esac | awk 'NF { printf "%s", $0; if (/\\$/) print ""; else printf "%c", 0 }'
+			text = ""
+		}
+		/^```/ { fence = !fence }
+		fence || /^```/ || /^[[:blank:]]*$/ { tell(); next }
+		{ text = text " " $0 }
+		END { tell() }' ;;
+	esac
+}
+
+# is_command TEXT: what has variables before it, a program with arguments, or a program of this tree
+is_command() {
+	local program=${1%% *}
+	[[ $1 =~ ^[A-Z_]+=[^\ ]+\ [^\ ] || $1 =~ ^(make|lab|granule|blkcheck|cc|chown|git|ip|systemctl|build/[^\ ]+)\ [^\ ] ]] ||
+		[[ $program == */* && -f $program && -x $program ]]
+}
+
+# commands FILE: each ended by a NUL; lines of one command stay lines
+commands() {
+	local text
+	blocks "$1" | awk 'NF { printf "%s", $0; if (/\\$/) print ""; else printf "%c", 0 }'
+	while IFS= read -r text; do
+		! is_command "$text" || printf '%s\0' "$text"
+	done < <(quoted "$1")
 }
 
 # name COMMAND: as docs.cfg has it: in one line, single blanks, without a comment
@@ -57,7 +87,7 @@ while IFS= read -r line || [[ $line ]]; do
 		order+=("$entry")
 		;;
 	*)
-		if [[ ! $line =~ ^(not|by|tree|scratch|host|says|status)\ =(\ (.*))?$ ]]; then
+		if [[ ! $line =~ ^(not|by|has|tree|scratch|host|says|status)\ =(\ (.*))?$ ]]; then
 			echo "docs.cfg: cannot read '$line'" >&2
 			exit 2
 		fi
@@ -68,7 +98,7 @@ done <guest-tests/docs.cfg
 
 names=() files=() texts=()
 declare -A seen
-for file in docs/granule.1 README.md docs/*.md; do
+for file in docs/granule.1 README.md docs/*.md docs/dist/granule{@.service,.conf}; do
 	while IFS= read -r -d '' text; do
 		name=$(name "$text")
 		[[ ! ${seen[$name]-} ]] || continue
@@ -185,16 +215,52 @@ judge_host() {
 	done
 }
 
+# program COMMAND: which of the tree's scripts it comes to, if it does; else its first two words
+program() {
+	local words script
+	# shellcheck disable=SC2016 # as test.sh has it
+	words=$(sed -e 's/"$make" --no-print-directory/make/' -e 's/^\([A-Z_]*=[^ ]* \)*//' <<<"$1" | cut -d ' ' -f 1,2)
+	script=${words%% *}
+	if [[ $words == 'make '* ]]; then
+		script=$(awk -v target="${words#make }:" '$1 == target { on = 1; next } /^[^\t]/ { on = 0 }
+			on && match($0, /[a-z-]+\/[a-z\/-]*[a-z.-]+/) { print substr($0, RSTART, RLENGTH); exit }' \
+			Makefile guest-tests/tests.mk docs/dist/dist.mk)
+	fi
+	if [[ -x $script ]]; then echo "$script"; else echo "$words"; fi
+}
+
+# runs_it NAME: does the part of `make test` that is said to run it? What is wrong, if not.
+runs_it() {
+	local name=$1 by=${known[$1.by]} has=${known[$1.has]-} part word list
+	part=$(sed -n "s/^	*part '$by' //p" guest-tests/test.sh)
+	if [[ ! $part ]]; then
+		echo "make test has no part '$by'"
+		return 1
+	fi
+	if [[ $has ]]; then
+		grep -q -F -e "${has#* }" "${has%% *}" || { echo "${has%% *} has no '${has#* }'" && return 1; }
+		return
+	fi
+	if [[ $(program "$part") != "$(program "$name")" ]]; then
+		echo "'$by' runs $(program "$part")"
+		return 1
+	fi
+	[[ $name != guest-tests/run.sh\ * ]] || list=$(guest-tests/run.sh -l)
+	for word in ${list:+${name#* }}; do
+		[[ $word == -* || $word =~ ^[0-9]+$ ]] || grep -q -E -x -e "$word +on [a-z0-9-]+|.* on $word" <<<"$list" ||
+			{ echo "'$by' runs no $word" && return 1; }
+	done
+}
+
 for i in "${!names[@]}"; do
 	name=${names[i]}
 	case $(where "$name") in
 	not) ;;
 	by)
-		# The part of `make test` that runs it.
-		if grep -q -E "^	?part .*${known[$name.by]}" guest-tests/test.sh; then
+		if said=$(runs_it "$name"); then
 			passed=$((passed + 1))
 		else
-			report_fail "$name: make test has no part '${known[$name.by]}'"
+			report_fail "$name: $said"
 		fi
 		;;
 	tree | scratch | host) ;;
