@@ -10,7 +10,7 @@ here=$(dirname "$(readlink -f "$0")")
 build=$(readlink -f "$here/..")/build
 lab=$here/lab/lab
 dir=$build/badinput
-claims=92 # as many as badinput-host.sh has
+claims=99 # as many as badinput-host.sh has
 
 if [[ $(uname -m) == aarch64 ]]; then
 	echo "skip  bad input: it spoils the host it runs on, so it needs the lab"
@@ -47,7 +47,7 @@ args=(--device edu --device edu,addr=12.0,multifunction=on
 	--qemu -drive --qemu "if=none,id=b,driver=null-co,size=1G"
 	--put "$kernel:/root/vmlinuz" --put "$dir/initrd" --put "$dir/cut.gz" --put "$dir/bomb.gz"
 	--put "$dir/cut.zboot" --put "$dir/bomb.zboot"
-	--put "$build/linux/hangup:/usr/bin/hangup" --put "$build/linux/violate:/usr/bin/violate" --put "$here/badinput-host.sh" --timeout 300)
+	--put "$build/linux/hangup:/usr/bin/hangup" --put "$build/linux/violate:/usr/bin/violate" --put "$here/badinput-host.sh" --timeout 400)
 
 "$lab" exec "${args[@]}" -- sh badinput-host.sh </dev/null 2>&1 | tr -d '\r' | tee "$dir/report.txt"
 # The same on a real terminal: its modes are what they were. It echoes the end of script's input as ^@.
