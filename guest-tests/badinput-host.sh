@@ -339,7 +339,7 @@ ended ended_by_SIGTERM TERM 143 0.02 0.1 0.2 0.4 0.8 2 4
 ended ended_by_SIGINT INT 130 0.1 1
 devices='--stats /run/theirs/s'
 ended ended_with_statistics_in_a_directory_of_somebody_else TERM 143 2
-if [ "$(ls /run/theirs)" = s ] && grep -q '"viommu": null' /run/theirs/s; then
+if [ "$(ls /run/theirs)" = s ] && grep -q '^}' /run/theirs/s; then
 	echo "ok statistics_in_a_directory_of_somebody_else"
 else
 	echo "FAIL statistics_in_a_directory_of_somebody_else: $(head -c 300 /run/theirs/*)"
