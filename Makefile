@@ -163,6 +163,9 @@ THREADED := test_coherence test_dart* test_fair test_faultlog test_hold test_med
 WRAPS_test_failnth := $(addprefix -Xlinker --wrap=,malloc calloc realloc aligned_alloc eventfd timerfd_create socket \
   signalfd mmap pthread_create fstat open fcntl)
 
+# What test_vfio's kernel is and can do.
+WRAPS_test_vfio := $(addprefix -Xlinker --wrap=,uname madvise)
+WRAPS_test_vfio_pci := $(addprefix -Xlinker --wrap=,vfio_memlock_check)
 # Where test_pci_front has a device unplugged.
 WRAPS_test_pci_front := $(addprefix -Xlinker --wrap=,trace_begin pthread_rwlock_rdlock pthread_rwlock_wrlock)
 

@@ -12,13 +12,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "iommu/base.h"
 #include "iommu/sysfs.h"
 #include "iommu/vfio_sys.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14, asm-generic/mman-common.h */
+#endif
 
 /* Why the kernel refused; each is reported once, for the guest decides how often it happens. */
 enum refusal {
@@ -41,6 +47,7 @@ struct vfio_container {
 	uint32_t dma_avail; /* mappings the kernel takes; 0: it does not say */
 	uint64_t memlock;   /* bytes; UINT64_MAX: no limit; a thread that is confined cannot ask */
 	atomic_bool released; /* there is no device any more */
+	bool pins_zeroes;     /* see populate() */
 	bool broken;	      /* an unmap failed: nothing unmapped may be reused any more */
 	bool reported[NR_REFUSALS];
 	void (*log)(void *ctx, const char *line);
@@ -163,6 +170,36 @@ int vfio_memlock_check(uint64_t need, char *error, size_t error_len)
 		    limit >> 20, (need + BIT(20) - 1) >> 20, (need + 1023) >> 10);
 }
 
+/*
+ * Before Linux 6.2 ("mm/gup: reliable R/O long-term pinning in COW mappings") what is pinned for
+ * reading alone, and was never written, is the kernel's one page of zeroes: the process gets
+ * another with its first write, the device does not.
+ */
+static bool pins_zeroes(void)
+{
+	unsigned major, minor;
+	struct utsname un;
+
+	return !uname(&un) && sscanf(un.release, "%u.%u", &major, &minor) == 2 &&
+	       (major < 6 || (major == 6 && minor < 2));
+}
+
+/* Pages of its own for all of it. A failure is MAP_DMA's to tell. */
+static void populate(uint8_t *hva, uint64_t len)
+{
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+
+	if (!madvise(hva, len, MADV_POPULATE_WRITE) || errno != EINVAL)
+		return;
+	/* Linux before 5.14. A byte that somebody else changes meanwhile is written as well. */
+	for (uint64_t at = 0; at < len; at += page) {
+		uint8_t byte = __atomic_load_n(hva + at, __ATOMIC_RELAXED);
+
+		(void)__atomic_compare_exchange_n(hva + at, &byte, byte, false, __ATOMIC_RELAXED,
+						  __ATOMIC_RELAXED);
+	}
+}
+
 static int container_map(struct shadow *shadow, uint64_t iova, void *hva, uint64_t len,
 			 unsigned prot)
 {
@@ -175,8 +212,11 @@ static int container_map(struct shadow *shadow, uint64_t iova, void *hva, uint64
 		.iova = iova,
 		.size = len,
 	};
-	int ret = vfio_ioctl(c->fd, VFIO_IOMMU_MAP_DMA, &map);
+	int ret;
 
+	if (c->pins_zeroes && !(prot & PROT_DEV_WRITE))
+		populate(hva, len);
+	ret = vfio_ioctl(c->fd, VFIO_IOMMU_MAP_DMA, &map);
 	if (ret >= 0) {
 		c->mapped = true;
 		return 0;
@@ -587,6 +627,7 @@ int vfio_container_take(unsigned group, int group_fd, int container_fd, struct v
 		return fail(-ENOMEM, error, error_len, "out of memory");
 	c->group = group;
 	c->memlock = memlock_limit();
+	c->pins_zeroes = pins_zeroes();
 	snprintf(c->name, sizeof(c->name), "IOMMU group %u", group);
 	c->instance.ops = &container_ops;
 	c->instance.name = c->name;

@@ -7,8 +7,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "iommu/base.h"
@@ -27,6 +29,10 @@ static struct {
 	bool has_ranges;
 	uint32_t avail;
 	int map_ret, unmap_ret;
+	uint8_t *mapped; /* by who asks in MAP_DMA: is it there? */
+	bool was_there;
+	const char *release;
+	int populate_errno;
 	uint64_t unmap_short; /* bytes fewer than asked */
 	struct vfio_iommu_type1_dma_map last_map;
 	int version_ret, status_ret;
@@ -80,6 +86,38 @@ static int get_info(struct vfio_iommu_type1_info *info)
 	return 0;
 }
 
+int __wrap_uname(struct utsname *un);
+int __wrap_uname(struct utsname *un)
+{
+	memset(un, 0, sizeof(*un));
+	strcpy(un->release, k.release);
+	return 0;
+}
+
+int __real_madvise(void *addr, size_t len, int advice);
+int __wrap_madvise(void *addr, size_t len, int advice);
+int __wrap_madvise(void *addr, size_t len, int advice)
+{
+	if (!k.populate_errno)
+		return __real_madvise(addr, len, advice);
+	errno = k.populate_errno;
+	return -1;
+}
+
+#define NR_THERE 4u /* pages */
+
+static bool all_is_there(uint8_t *at)
+{
+	unsigned char resident[NR_THERE] = {0};
+
+	assert_int_equal(mincore(at, NR_THERE * (size_t)sysconf(_SC_PAGESIZE), resident), 0);
+	for (unsigned i = 0; i < NR_THERE; i++) {
+		if (!(resident[i] & 1))
+			return false;
+	}
+	return true;
+}
+
 static int fake_ioctl(int fd, unsigned long req, void *arg)
 {
 	struct vfio_iommu_type1_dma_unmap *unmap = arg;
@@ -103,6 +141,8 @@ static int fake_ioctl(int fd, unsigned long req, void *arg)
 		return get_info(arg);
 	case VFIO_IOMMU_MAP_DMA:
 		k.last_map = *(struct vfio_iommu_type1_dma_map *)arg;
+		if (k.mapped)
+			k.was_there = all_is_there(k.mapped);
 		return k.map_ret;
 	case VFIO_IOMMU_UNMAP_DMA:
 		unmap->size -= k.unmap_short;
@@ -140,6 +180,7 @@ static int a_kernel(void **state)
 	k.ranges[k.nr_ranges++] = (struct iova_range){0, 0x7ffffff};
 	k.ranges[k.nr_ranges++] = (struct iova_range){0x8100000, 0xffffffff};
 	k.avail = 65535;
+	k.release = "6.2.0";
 	vfio_sys = (struct vfio_sys){fake_open, fake_ioctl, fake_close};
 	error[0] = logged[0] = '\0';
 	nr_logged = 0;
@@ -295,6 +336,47 @@ static void map_says_exactly_what_was_asked(void **state)
 		assert_int_equal(k.last_map.argsz, sizeof(k.last_map));
 	}
 	vfio_container_close(c);
+}
+
+/* Else it is the kernel's page of zeroes that is pinned, for ever. */
+static void what_devices_may_only_read_has_pages_of_its_own_before_it_is_pinned(void **state)
+{
+	static const struct {
+		const char *release;
+		int populate_errno;
+		unsigned prot;
+		bool there;
+	} rows[] = {
+		{"6.1.0-42-generic", 0, PROT_DEV_READ, true},
+		{"5.10.4", EINVAL, PROT_DEV_READ, true},  /* it knows no MADV_POPULATE_WRITE */
+		{"5.15.9", ENOMEM, PROT_DEV_READ, false}, /* which MAP_DMA is to say */
+		{"6.1.0", 0, PROT_DEV_WRITE, false},
+		{"6.1.0", 0, PROT_DEV_READ | PROT_DEV_WRITE, false},
+		{"6.2.0", 0, PROT_DEV_READ, false}, /* the kernel does it */
+		{"10.0", 0, PROT_DEV_READ, false},
+	};
+	size_t len = NR_THERE * (size_t)sysconf(_SC_PAGESIZE);
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct vfio_container *c;
+		struct shadow *shadow;
+
+		k.release = rows[i].release;
+		shadow = shadow_of(open_ok(&c));
+		k.populate_errno = rows[i].populate_errno;
+		k.mapped =
+			mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		assert_ptr_not_equal(k.mapped, MAP_FAILED);
+		assert_false(all_is_there(k.mapped));
+		assert_int_equal(shadow->ops->map(shadow, 0x8000, k.mapped, len, rows[i].prot), 0);
+		if (k.was_there != rows[i].there)
+			fail_msg("row %zu: %d", i, k.was_there);
+		assert_int_equal(munmap(k.mapped, len), 0);
+		k.mapped = NULL;
+		k.populate_errno = 0;
+		vfio_container_close(c);
+	}
 }
 
 /* The device has gone: the guest's requests mean nothing any more, and do not fail. */
@@ -578,6 +660,7 @@ int main(void)
 		TEST(of_too_many_apertures_the_largest_stay),
 		TEST(a_kernel_that_says_little_gets_defaults),
 		TEST(map_says_exactly_what_was_asked),
+		TEST(what_devices_may_only_read_has_pages_of_its_own_before_it_is_pinned),
 		TEST(what_is_released_maps_nothing_and_refuses_nothing),
 		TEST(every_call_is_counted_by_kind),
 		TEST(a_refused_map_is_reported_once_per_cause),
