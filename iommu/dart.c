@@ -620,7 +620,7 @@ static int dart_disable(struct instance *inst, uint32_t sid)
 {
 	struct dart *dart = dart_of(inst);
 	struct stream_state *stream;
-	int ret;
+	int ret, err;
 
 	if (!sid_ok(dart, sid))
 		return -EINVAL;
@@ -629,18 +629,20 @@ static int dart_disable(struct instance *inst, uint32_t sid)
 		return dart->locked && bypasses(dart, sid) ? -EIO : 0;
 	if (dart->locked) {
 		dart_pt_clear(stream->pt);
-		ret = flush(dart, sid);
-		if (!ret)
-			stream->pt = NULL;
-		return ret;
+		/* If that does not end, it goes on with what it remembers. */
+		if (flush(dart, sid))
+			return -EIO;
+		stream->pt = NULL;
+		return 0;
 	}
 	ret = stop(dart, sid);
 	/*
 	 * Whether it ends or not: TCR is looked at for each access, before what is remembered. If
-	 * it does not, start() lets no stream translate until one has.
+	 * it does not, start() lets no stream translate until one has, but what was translated
+	 * already may be on its way.
 	 */
-	flush(dart, sid);
-	return ret;
+	err = flush(dart, sid);
+	return ret ? ret : err;
 }
 
 /* A locked stream walks its table already: what can be done is to let it see what is in there. */

@@ -352,6 +352,20 @@ static bool reclaim(struct domain *dom)
 	return false;
 }
 
+/* Could get_pages() hand out @nr pages in all: free ones, and those that reclaim() makes free? */
+static bool is_there_room(const struct domain *dom, uint64_t nr)
+{
+	uint64_t have = pool_spare(dom->env->pool);
+
+	for (const struct domain *other = dom->env->domains; other && have < nr;
+	     other = other->next) {
+		/* A tainted domain gives none up, but its own may serve it again. */
+		if (other == dom || !other->set.tainted)
+			have += other->parked.nr + other->quarantine.nr;
+	}
+	return have >= nr;
+}
+
 static uint8_t *get_pages(struct domain *dom, size_t want, size_t *got)
 {
 	uint8_t *page = pool_get(dom->env->pool, want, got);
@@ -998,7 +1012,7 @@ static void cut_window(struct domain *dom, struct frame *frame)
 	if (!frame->live) {
 		unmap_run(dom, frame);
 		dom->removed = true;
-	} else if (dom->set.can_window && find_window(dom, frame, &win)) {
+	} else if (frame->prot && dom->set.can_window && find_window(dom, frame, &win)) {
 		resize_window(dom, frame, &win);
 	} else if (make_bounce(dom, frame)) {
 		/* There is a page, and tables; only an instance that cannot pin it refuses. What
@@ -1045,9 +1059,9 @@ static void end_run(struct domain *dom, struct frame *head, bool flushed)
 		free_run(dom, head);
 }
 
-/* 3, after the invalidation: what devices wrote goes to the guest, the slots go. */
+/* 3, after the invalidation: what devices wrote goes to the guest, if it is to; the slots go. */
 static void drop_part(struct domain *dom, struct frame *frame, const struct cover *cover,
-		      bool flushed)
+		      bool collect, bool flushed)
 {
 	uint64_t g = dom->env->granule;
 	bool dying = false, used = false, kept;
@@ -1057,7 +1071,8 @@ static void drop_part(struct domain *dom, struct frame *frame, const struct cove
 	kept = frame->live || !flushed || can_park(dom, 1, frame->prot);
 	for (unsigned s = cover->first; s < cover->first + cover->nr; s++) {
 		if (frame->class == FRAME_BOUNCE && (frame->slot[s] & SLOT_DYING)) {
-			collect_last(dom, frame, s);
+			if (collect)
+				collect_last(dom, frame, s);
 			/* The page lives on, with other slots or other uses of this IOVA: nothing
 			 * of this one stays readable. */
 			if (kept)
@@ -1285,6 +1300,9 @@ static int map_body(struct domain *dom, const struct shape *shape, const struct 
 		}
 		return ret;
 	}
+	/* Not found out by copying until the pool is empty, for others wait meanwhile. */
+	if (!is_there_room(dom, shape->nr_body))
+		return -ENOMEM;
 	expect_bounce(dom, map->flags);
 	while (done < shape->nr_body) {
 		uint64_t index = shape->body + done, left = shape->nr_body - done;
@@ -1367,7 +1385,7 @@ static void undo_parts(struct domain *dom, const struct shape *shape, const stru
 	flushed = dom->removed;
 	(void)flush_if_due(dom);
 	for (unsigned i = 0; i < nr; i++)
-		drop_part(dom, d.frame[i], &d.cover[i], flushed);
+		drop_part(dom, d.frame[i], &d.cover[i], false, flushed);
 }
 
 /* One mapping, up to what devices may not know before an invalidation, and moves not finished. */
@@ -1417,6 +1435,15 @@ static bool trim_all(struct domain *dom)
 	return any;
 }
 
+/* Does it ask for more bounce pages than there would be without all that is parked? */
+static bool never_fits(const struct domain *dom, const struct mapping *map)
+{
+	struct shape shape;
+
+	find_shape(dom, map, &shape);
+	return !shape.direct && !is_there_room(dom, shape.nr_body);
+}
+
 /* A host that takes no more mappings, or locks no more memory, counts parked frames too: they are
  * worth less than a request. Once: what is undone may be parked again.
  */
@@ -1424,7 +1451,7 @@ static int map_one(struct domain *dom, const struct mapping *map)
 {
 	int ret = try_map(dom, map);
 
-	if ((ret != -ENOSPC && ret != -ENOMEM) || !trim_all(dom))
+	if ((ret != -ENOSPC && ret != -ENOMEM) || never_fits(dom, map) || !trim_all(dom))
 		return ret;
 	return try_map(dom, map);
 }
@@ -1519,7 +1546,7 @@ int domain_unmap(struct domain *dom, uint64_t start, uint64_t last)
 	for (d = &first; d; d = next_doomed(dom, last, d, &next)) {
 		drop_body(dom, &d->shape, flushed);
 		for (unsigned i = 0; i < d->shape.nr_parts; i++)
-			drop_part(dom, d->frame[i], &d->cover[i], flushed);
+			drop_part(dom, d->frame[i], &d->cover[i], true, flushed);
 		(void)maptree_remove(dom->maps, d->map.start);
 	}
 	dom->moving = false;
@@ -1636,7 +1663,7 @@ static int give_up_windows(struct domain *dom, bool can_replace, bool can_window
 	return ret;
 }
 
-int domain_hold_shadow(struct domain *dom, const struct stream *id, struct shadow **out)
+static int hold_shadow(struct domain *dom, const struct stream *id, struct shadow **out)
 {
 	struct shadow *shadow = shadowset_find(&dom->set, id->inst, id->sid);
 	struct shadowset one;
@@ -1665,6 +1692,16 @@ int domain_hold_shadow(struct domain *dom, const struct stream *id, struct shado
 	shadow->nr_users = 1;
 	*out = shadow;
 	return 0;
+}
+
+int domain_hold_shadow(struct domain *dom, const struct stream *id, struct shadow **out)
+{
+	int ret = hold_shadow(dom, id, out);
+
+	/* Parked frames of the domain are replayed like all others, and are worth less. */
+	if ((ret != -ENOSPC && ret != -ENOMEM) || !trim_all(dom))
+		return ret;
+	return hold_shadow(dom, id, out);
 }
 
 void domain_drop_shadow(struct domain *dom, struct shadow *shadow)
@@ -1720,8 +1757,12 @@ void domain_leave(struct stream_state *stream)
 {
 	struct domain *dom = stream->domain;
 	struct instance *inst = stream->id.inst;
+	int ret = inst->ops->disable(inst, stream->id.sid);
 
-	if (inst->ops->disable(inst, stream->id.sid)) {
+	if (ret == -ETIMEDOUT) {
+		shadowset_give_up(&dom->set, inst);
+		dom->set.loose |= inst->loose;
+	} else if (ret) {
 		dom->env->stats->instance_errors++;
 		inst->failed = true;
 		inst->loose = true;

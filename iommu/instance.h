@@ -121,7 +121,8 @@ struct instance_ops {
 	int (*enable)(struct instance *inst, uint32_t sid, struct shadow *shadow);
 	/*
 	 * Block stream @sid; at once if it is blocked already. Return: 0: no access of it goes
-	 * anywhere any more (but to what firmware left); -EIO, -ETIMEDOUT: that is not known.
+	 * anywhere any more (but to what firmware left); -ETIMEDOUT: none that comes from now on
+	 * does, of earlier ones that is not known; -EIO, ...: nothing is known.
 	 */
 	int (*disable)(struct instance *inst, uint32_t sid);
 	/* Start to make these streams forget every translation they hold. Does not wait. */

@@ -745,8 +745,11 @@ static int attach(struct mediator *m, struct endpoint *ep, uint32_t id, bool byp
 	int ret;
 
 	ret = get_domain(m, id, bypass, &dom);
-	if (ret || dom == old)
+	if (ret)
 		return ret;
+	/* All of it is there, but for what could not be put back. */
+	if (dom == old)
+		return move_streams(m, ep, dom);
 	ret = check_join(ep, dom);
 	if (!ret && is_held_elsewhere(m, ep, dom))
 		ret = -EOPNOTSUPP;
@@ -1332,7 +1335,7 @@ static enum sync_mode mode_of(const struct domain *dom)
 	return dom->nr_full ? SYNC_FULL : SYNC_RINGS;
 }
 
-static void sync_point(struct endpoint *ep, enum sync_dir dir)
+static void sync_point(struct endpoint *ep, enum sync_dir dir, bool all)
 {
 	struct mediator *m = ep->m;
 	struct mark mark;
@@ -1341,12 +1344,13 @@ static void sync_point(struct endpoint *ep, enum sync_dir dir)
 	if (ep->cfg.sync == SYNC_NONE)
 		return;
 	fair_lock(&m->lock);
-	if (ep->domain && domain_needs_sync(ep->domain)) {
+	if (ep->domain &&
+	    (domain_needs_sync(ep->domain) || (all && ep->domain->frames.others.nr))) {
 		mark = mark_now(m);
 		start = m->env.now_ns();
 		ep->nr_calm = 0;
 		sync_frames(&ep->domain->frames, m->env.pool, m->env.granule, dir,
-			    mode_of(ep->domain),
+			    all ? SYNC_FULL : mode_of(ep->domain),
 			    ep->domain->nr_held && m->cfg.hold ? &m->hold : NULL, m->env.scratch,
 			    &m->stats);
 		if (dir == SYNC_FOR_DEVICE)
@@ -1368,12 +1372,17 @@ static void sync_point(struct endpoint *ep, enum sync_dir dir)
 
 void endpoint_sync_for_device(struct endpoint *ep)
 {
-	sync_point(ep, SYNC_FOR_DEVICE);
+	sync_point(ep, SYNC_FOR_DEVICE, false);
 }
 
 void endpoint_sync_for_cpu(struct endpoint *ep)
 {
-	sync_point(ep, SYNC_FOR_CPU);
+	sync_point(ep, SYNC_FOR_CPU, false);
+}
+
+void endpoint_sync_all_for_cpu(struct endpoint *ep)
+{
+	sync_point(ep, SYNC_FOR_CPU, true);
 }
 
 int endpoint_set_ring(struct endpoint *ep, unsigned ring, const struct ring_place *place)

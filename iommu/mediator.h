@@ -361,6 +361,11 @@ void endpoint_sync_for_device(struct endpoint *ep);
  * changed in bounced slots of the endpoint's domain becomes visible to the guest */
 void endpoint_sync_for_cpu(struct endpoint *ep);
 
+/* endpoint_sync_all_for_cpu - after the endpoint was stopped: the same, and with SYNC_RINGS too of
+ * every slot. What its devices have written is with the guest then, so an UNMAP however late brings
+ * nothing into memory that has become something else. */
+void endpoint_sync_all_for_cpu(struct endpoint *ep);
+
 /* Heads of a ring, iovas: the words that say how far each side has got, see iommu/frame.h. */
 struct ring_place {
 	uint64_t cpu_head, device_head;

@@ -201,12 +201,16 @@ static void note_peak(struct pool *pool)
 	pool->nr_peak = MAX(pool->nr_peak, pool->nr_lent + pool->nr_reserved);
 }
 
+size_t pool_spare(const struct pool *pool)
+{
+	return pool->nr_pages - pool->nr_lent - pool->nr_reserved;
+}
+
 uint8_t *pool_get(struct pool *pool, size_t want, size_t *got)
 {
-	size_t spare = pool->nr_pages - pool->nr_lent - pool->nr_reserved;
 	size_t first = 0, nr;
 
-	want = MIN(want, spare);
+	want = MIN(want, pool_spare(pool));
 	if (!want)
 		return NULL;
 	/* From the lowest on: these have their memory still, and are the likeliest to be cached. */

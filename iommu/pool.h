@@ -35,6 +35,9 @@ void pool_destroy(struct pool *pool); /* NULL is fine */
  */
 uint8_t *pool_get(struct pool *pool, size_t want, size_t *got);
 
+/* pool_spare - pages that are free and not reserved: pool_get() hands out all of them */
+size_t pool_spare(const struct pool *pool);
+
 /* pool_put - give @nr pages starting at @page back */
 void pool_put(struct pool *pool, uint8_t *page, size_t nr);
 

@@ -197,14 +197,16 @@ void shadowset_replace(struct shadowset *set, unsigned which, uint64_t iova, voi
 }
 
 /* It did not answer: nobody knows what its streams still reach, so they must reach nothing. */
-static void give_up(struct shadowset *set, struct instance *inst)
+void shadowset_give_up(struct shadowset *set, struct instance *inst)
 {
 	set->stats->instance_errors++;
 	set->tainted = true;
 	inst->failed = true;
 	/* Those of other domains too: they will not be invalidated any more either. */
 	for (uint32_t sid = 0; sid < inst->nr_streams; sid++) {
-		if (inst->ops->disable(inst, sid))
+		int ret = inst->ops->disable(inst, sid);
+
+		if (ret && ret != -ETIMEDOUT)
 			inst->loose = true;
 	}
 }
@@ -224,7 +226,7 @@ int shadowset_invalidate(struct shadowset *set)
 		const struct shadowset_member *member = &set->member[i];
 
 		if (!member->inst->failed && member->inst->ops->invalidate_wait(member->inst)) {
-			give_up(set, member->inst);
+			shadowset_give_up(set, member->inst);
 			ret = -EIO;
 		}
 		if (member->inst->loose) {

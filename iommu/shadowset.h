@@ -93,4 +93,7 @@ void shadowset_replace(struct shadowset *set, unsigned which, uint64_t iova, voi
  */
 int shadowset_invalidate(struct shadowset *set);
 
+/* shadowset_give_up - @inst did not confirm: its streams are blocked, the set is tainted */
+void shadowset_give_up(struct shadowset *set, struct instance *inst);
+
 #endif

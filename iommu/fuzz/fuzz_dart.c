@@ -361,8 +361,9 @@ static void disable(struct instance *inst, unsigned sid)
 	int ret = inst->ops->disable(inst, sid);
 
 	demand(ret <= 0);
-	b.unknown[sid] = ret != 0;
-	if (!ret)
+	/* What is on its way is not simulated. */
+	b.unknown[sid] = ret && ret != -ETIMEDOUT;
+	if (!b.unknown[sid])
 		b.walks[sid] = NULL;
 }
 

@@ -503,6 +503,28 @@ static void an_unmap_never_needs_a_page_that_is_not_there(void **state)
 	assert_int_equal(dev_read(fx, IOVA + 2 * G), *guest(fx, RAM + H + 2 * G));
 }
 
+/* The page that it would bounce to cannot be pinned. */
+static void a_window_that_was_cut_off_stays_so_until_its_last_slot_has_gone(void **state)
+{
+	struct fixture *fx = one_dart(state, &base_cfg, true);
+
+	for (unsigned s = 0; s < 3; s++)
+		map(fx, IOVA + s * G, RAM + H + s * G, G, RW);
+	fx->mem.fail_pa = true;
+	unmap(fx, IOVA + G, G);
+	fx->mem.fail_pa = false;
+	dev_write_faults(fx, IOVA);
+	dev_write_faults(fx, IOVA + 2 * G);
+	unmap(fx, IOVA, G);
+	dev_write_faults(fx, IOVA + 2 * G);
+	unmap(fx, IOVA + 2 * G, G);
+	dev_write_faults(fx, IOVA + 2 * G);
+	assert_int_equal(stats_of(fx).bounce_bytes, 0);
+	map(fx, IOVA + 2 * G, RAM + H + 2 * G, G, RW);
+	dev_write(fx, IOVA + 2 * G, 1);
+	assert_int_equal(*guest(fx, RAM + H + 2 * G), 1);
+}
+
 static void windows_end_when_an_instance_comes_that_has_none(void **state)
 {
 	struct fixture *fx = start(state, &base_cfg);
@@ -723,25 +745,59 @@ static void a_short_pool_takes_what_is_parked_in_any_domain(void **state)
 		assert_int_equal(dev_read(fx, IOVA + i * H), *guest(fx, RAM + i * H + G));
 }
 
-static void a_body_that_runs_out_of_pages_leaves_none_behind(void **state)
+static void a_body_whose_second_run_fails_leaves_nothing_behind(void **state)
 {
 	for (unsigned lazy = 0; lazy < 2; lazy++) {
 		struct mediator_cfg cfg = base_cfg;
+		uint64_t iova = FAR - 2 * H;
 		struct fixture *fx;
 
-		cfg.pool_limit = 2 * 2 * H; /* two pages */
+		cfg.pool_limit = 4 * 2 * H; /* four pages */
 		cfg.quarantine_frames = lazy ? 8 : 0;
 		fx = one_dart(state, &cfg, false);
-		assert_int_equal(try_map(fx, IOVA, RAM + G, 3 * H, RW), -ENOMEM);
-		assert_true(dev_read_faults(fx, IOVA));
+		map(fx, IOVA, RAM, G, RO);
+		map(fx, IOVA + H, RAM, G, RO);
+		unmap(fx, IOVA, G);
 		mediator_trim(fx->m);
-		assert_int_equal(stats_of(fx).bounce_live, 0);
-		assert_int_equal(stats_of(fx).bounce_bytes, 0);
-		map(fx, IOVA, RAM + G, 2 * H, RW);
-		assert_int_equal(dev_read(fx, IOVA + H), *guest(fx, RAM + H + G));
+		/* The first and the last two pages are free: two frames, then one behind them, for
+		 * which a table is missing. */
+		fx->mem.fail_table = 2;
+		assert_int_equal(try_map(fx, iova, RAM + G, 3 * H, RW), -ENOMEM);
+		assert_int_equal(fx->mem.fail_table, 0);
+		assert_true(dev_read_faults(fx, iova));
+		mediator_trim(fx->m);
+		assert_int_equal(stats_of(fx).bounce_live, 1);
+		assert_int_equal(stats_of(fx).bounce_bytes, 2 * H);
+		map(fx, iova, RAM + G, 3 * H, RW);
+		assert_int_equal(dev_read(fx, iova + H), *guest(fx, RAM + H + G));
 		if (!lazy)
 			teardown(state);
 	}
+}
+
+static void what_can_never_fit_the_pool_is_refused_before_anything_is_copied(void **state)
+{
+	struct mediator_cfg cfg = parking_cfg(2);
+	struct mediator_stats before;
+	struct fixture *fx;
+
+	cfg.pool_limit = 4 * 2 * H; /* four pages */
+	fx = one_dart(state, &cfg, false);
+	map(fx, IOVA + 8 * H, RAM, G, RW);
+	unmap(fx, IOVA + 8 * H, G); /* parked */
+	before = stats_of(fx);
+	assert_int_equal(try_map(fx, IOVA, RAM + G, 5 * H, RW), -ENOMEM);
+	assert_int_equal(stats_of(fx).bytes_to_device, before.bytes_to_device);
+	assert_int_equal(stats_of(fx).instance_maps, before.instance_maps);
+	assert_int_equal(stats_of(fx).parked_live, 1);
+	/* with the parked one's page it fits */
+	map(fx, IOVA, RAM + G, 4 * H, RW);
+	assert_int_equal(stats_of(fx).parked_live, 0);
+	/* and this one cannot, though a head of its own would */
+	unmap(fx, IOVA, 4 * H);
+	before = stats_of(fx);
+	assert_int_equal(try_map(fx, IOVA + G, RAM, 6 * H, RW), -ENOMEM);
+	assert_true(stats_of(fx).bytes_to_device - before.bytes_to_device <= H);
 }
 
 /* ---- quarantine ---- */
@@ -919,6 +975,29 @@ static void a_failed_invalidation_blocks_its_streams_and_keeps_the_pages(void **
 	assert_int_equal(mediator_detach(fx->m, 1, 0), 0);
 	assert_int_equal(stats_of(fx).bounce_bytes, bytes);
 	assert_int_equal(mediator_attach(fx->m, 1, 0, false), -EIO);
+}
+
+static void what_a_device_leaves_without_confirmation_is_not_lent_again(void **state)
+{
+	struct fixture *fx = start(state, &base_cfg);
+	uint64_t bytes;
+
+	add_dart(fx, 0, DART_MODEL_T8020, 14, false);
+	add_dart(fx, 1, DART_MODEL_T6000, 14, false);
+	assert_int_equal(mediator_attach(fx->m, 1, 0, false), 0);
+	assert_int_equal(mediator_attach(fx->m, 1, 1, false), 0);
+	map(fx, IOVA, RAM + G, G, RW);
+	bytes = stats_of(fx).bounce_bytes;
+	hang_next(fx, 1);
+	assert_int_equal(mediator_detach(fx->m, 1, 1), 0);
+	assert_int_equal(stats_of(fx).instance_errors, 1);
+	assert_false(dev_write_on(fx, 1, IOVA, 1));
+	/* the other goes on */
+	dev_write(fx, IOVA, 2);
+	unmap(fx, IOVA, G);
+	assert_int_equal(*guest(fx, RAM + G), 2);
+	assert_int_equal(stats_of(fx).bounce_bytes, bytes);
+	assert_int_equal(mediator_attach(fx->m, 1, 1, false), -EIO);
 }
 
 static void a_map_whose_invalidation_fails_is_undone_everywhere(void **state)
@@ -1425,6 +1504,7 @@ int main(void)
 		TEST(a_direct_frame_that_loses_a_slot_becomes_bounce_and_loses_no_late_write),
 		TEST(a_map_that_fails_after_a_frame_became_direct_leaves_it_as_it_was),
 		TEST(an_unmap_never_needs_a_page_that_is_not_there),
+		TEST(a_window_that_was_cut_off_stays_so_until_its_last_slot_has_gone),
 		TEST(windows_end_when_an_instance_comes_that_has_none),
 		TEST(a_parked_frame_is_mapped_again_by_copying_alone),
 		TEST(a_parked_frame_shows_nothing_and_takes_nothing),
@@ -1433,12 +1513,14 @@ int main(void)
 		TEST(a_parked_run_serves_the_same_run_again),
 		TEST(a_parked_frame_makes_way_for_what_it_cannot_serve),
 		TEST(a_short_pool_takes_what_is_parked_in_any_domain),
-		TEST(a_body_that_runs_out_of_pages_leaves_none_behind),
+		TEST(a_body_whose_second_run_fails_leaves_nothing_behind),
+		TEST(what_can_never_fit_the_pool_is_refused_before_anything_is_copied),
 		TEST(unmap_of_bounced_memory_waits_for_no_invalidation_that_of_guest_memory_does),
 		TEST(a_quarantined_page_is_lent_to_nobody),
 		TEST(quarantine_is_bounded_in_number_and_time),
 		TEST(what_is_mapped_over_a_quarantined_page_is_what_devices_reach),
 		TEST(a_failed_invalidation_blocks_its_streams_and_keeps_the_pages),
+		TEST(what_a_device_leaves_without_confirmation_is_not_lent_again),
 		TEST(a_map_whose_invalidation_fails_is_undone_everywhere),
 		TEST(instances_of_a_kind_share_one_table),
 		TEST(every_invalidation_is_started_before_any_is_waited_for),

@@ -526,6 +526,38 @@ static void vcpus_are_held_while_one_who_wants_it_is_in_the_domain(void **state)
 	assert_int_equal(stats_of(fx).holds, 2);
 }
 
+static int setup_rings(void **state)
+{
+	struct fixture *fx = make_mediator(state, 32);
+
+	add_endpoint(fx, 0, &fx->inst[0], SYNC_RINGS, false);
+	return 0;
+}
+
+/* Another kernel resets virtio-iommu, or an UNMAP was put off. */
+static void what_is_unmapped_after_the_last_sync_brings_nothing(void **state)
+{
+	struct fixture *fx = *state;
+
+	for (unsigned reset = 0; reset < 2; reset++) {
+		attach(fx, 1, 1);
+		assert_int_equal(map(fx, 1, 0x30000, G, RAM + 2 * G, WO), 0);
+		dma(fx, 0, 0x30000, 0xe2, G);
+		endpoint_sync_for_cpu(fx->ep[0]);
+		assert_int_not_equal(*at(fx, RAM + 2 * G), 0xe2);
+		endpoint_sync_all_for_cpu(fx->ep[0]);
+		assert_int_equal(*at(fx, RAM + 2 * G), 0xe2);
+		assert_int_equal(*at(fx, RAM + 3 * G - 1), 0xe2);
+		memset(at(fx, RAM + 2 * G), 0x5a, G);
+		if (reset)
+			mediator_reset(fx->m);
+		else
+			assert_int_equal(mediator_unmap(fx->m, 1, 0x30000, 0x30fff), 0);
+		for (uint64_t i = 0; i < G; i++)
+			assert_int_equal(*at(fx, RAM + 2 * G + i), 0x5a);
+	}
+}
+
 static void rights_hold(void **state)
 {
 	struct fixture *fx = *state;
@@ -838,6 +870,29 @@ static void parked_frames_make_way_when_the_host_takes_no_more(void **state)
 	}
 }
 
+static void parked_frames_make_way_for_who_joins(void **state)
+{
+	static const int errors[] = {-ENOSPC, -ENOMEM};
+	struct fixture *fx = *state;
+
+	add_endpoint(fx, 1, &fx->inst[1], SYNC_FULL, false);
+	attach(fx, 1, 1);
+	assert_int_equal(map(fx, 1, 0x10000, G, RAM, RO), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(errors); i++) {
+		for (uint64_t iova = 0x20000; iova < 0x20000 + 3 * H; iova += H) {
+			assert_int_equal(map(fx, 1, iova, G, RAM + G, RW), 0);
+			assert_int_equal(mediator_unmap(fx->m, 1, iova, iova + G - 1), 0);
+		}
+		assert_int_equal(stats_of(fx).parked_live, 3);
+		fx->inst[1].entries = 1;
+		fx->inst[1].map_error = errors[i];
+		attach(fx, 1, 2);
+		assert_int_equal(stats_of(fx).parked_live, 0);
+		assert_int_equal(seen_by(fx, 1, 0x10000), *at(fx, RAM));
+		assert_int_equal(mediator_detach(fx->m, 1, 2), 0);
+	}
+}
+
 static void endpoints_of_one_instance_move_together_or_not_at_all(void **state)
 {
 	struct fixture *fx = *state;
@@ -892,6 +947,22 @@ static void a_failed_map_on_one_instance_is_undone_on_the_others(void **state)
 		assert_int_equal(map(fx, 1, rows[i].start, rows[i].len, rows[i].gpa, RW), 0);
 		assert_int_equal(mediator_unmap(fx->m, 1, 0, 0xfffff), 0);
 	}
+}
+
+static void what_devices_wrote_by_a_map_that_is_undone_reaches_nobody(void **state)
+{
+	struct fixture *fx = *state;
+	uint8_t was = *at(fx, RAM + G);
+
+	attach(fx, 1, 1);
+	fx->inst[0].fail_map = 3; /* head, tail, body */
+	fx->inst[0].late_write = true;
+	fx->inst[0].late_iova = 0x13000;
+	fx->inst[0].late_byte = (uint8_t)~was;
+	assert_int_equal(map(fx, 1, 0x13000, 4 * H, RAM + G, RW), -ENOMEM);
+	assert_int_equal(fx->inst[0].fail_map, 0);
+	assert_false(fx->inst[0].late_write); /* it was in time */
+	assert_int_equal(*at(fx, RAM + G), was);
 }
 
 static void every_failed_allocation_leaves_everything_as_it_was(void **state)
@@ -1221,6 +1292,7 @@ int main(void)
 		TEST_ON(a_hostile_guest_cannot_make_the_log_grow, setup_two_pages),
 		TEST(classes_follow_alignment),
 		TEST(a_large_misaligned_mapping_is_one_instance_mapping),
+		TEST_ON(what_is_unmapped_after_the_last_sync_brings_nothing, setup_rings),
 		TEST(rights_hold),
 		TEST(an_unmapped_slot_shows_the_device_nothing),
 		TEST(a_write_to_an_unmapped_slot_reaches_nobody),
@@ -1237,8 +1309,10 @@ int main(void)
 		TEST(reset_drops_everything),
 		TEST(an_attach_that_fails_leaves_the_endpoint_where_it_was),
 		TEST_ON(parked_frames_make_way_when_the_host_takes_no_more, setup_parking),
+		TEST_ON(parked_frames_make_way_for_who_joins, setup_parking),
 		TEST_ON(endpoints_of_one_instance_move_together_or_not_at_all, setup_shared),
 		TEST(a_failed_map_on_one_instance_is_undone_on_the_others),
+		TEST(what_devices_wrote_by_a_map_that_is_undone_reaches_nobody),
 		TEST(every_failed_allocation_leaves_everything_as_it_was),
 		TEST(an_unconfirmed_invalidation_is_told_and_its_pages_are_lost),
 		TEST(a_bypass_domain_maps_ram_at_its_own_address),
