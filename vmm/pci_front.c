@@ -154,6 +154,15 @@ static void sync_for_cpu(struct pci_front *front)
 	endpoint_sync_for_cpu(front->ep);
 }
 
+/* sync_last - the device has been stopped: what it wrote is the last of it */
+static void sync_last(struct pci_front *front)
+{
+	if (!front->sync)
+		return;
+	io_barrier();
+	endpoint_sync_all_for_cpu(front->ep);
+}
+
 /* ---- irqfds --------------------------------------------------------------------------------- */
 
 /* What follows is under direct_lock. A vector that the machine has no room for stays with the event
@@ -1200,17 +1209,27 @@ static int init_config(struct pci_front *front, char *error, size_t error_len)
 	return 0;
 }
 
-/* write_command - bus mastering is the guest's; decoding is always on at the device, for a BAR that
- * goes away under a register access would be a bus error in this process */
-static void write_command(struct pci_front *front)
+static bool is_master(const struct pci_front *front)
 {
-	unsigned guest = get_le16(front->shadow + PCI_COMMAND);
+	return get_le16(front->shadow + PCI_COMMAND) & PCI_COMMAND_MASTER;
+}
+
+/* set_master - bus mastering; decoding is always on at the device, for a BAR that goes away under a
+ * register access would be a bus error in this process */
+static void set_master(struct pci_front *front, bool on)
+{
 	uint8_t command[2];
 
 	put_le16(command, (uint16_t)(PCI_COMMAND_MEMORY | (front->has_io ? PCI_COMMAND_IO : 0) |
-				     (guest & PCI_COMMAND_MASTER)));
+				     (on ? PCI_COMMAND_MASTER : 0)));
 	(void)front->dev->ops->write(front->dev, VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, command,
 				     sizeof(command));
+}
+
+/* write_command - bus mastering is the guest's */
+static void write_command(struct pci_front *front)
+{
+	set_master(front, is_master(front));
 }
 
 static void set_wanted_mode(struct pci_front *front)
@@ -1352,6 +1371,7 @@ static uint32_t config_read(struct pci_func *pci, unsigned off, unsigned len)
 static void config_write(struct pci_func *pci, unsigned off, unsigned len, uint32_t val)
 {
 	struct pci_front *front = container_of(pci, struct pci_front, pci);
+	bool was_master = is_master(front);
 	uint8_t bytes[4];
 
 	if (off >= CONFIG_LEN)
@@ -1379,9 +1399,12 @@ static void config_write(struct pci_func *pci, unsigned off, unsigned len, uint3
 						     off + i, &bytes[i], 1);
 	written(front, off, len, val);
 	/* A config write has an answer, which pushes the device's writes ahead of it as a read's
-	 * does. If this one stopped it (bus mastering off, a reset) they are the last: a lazy guest
-	 * may use the memory for something else now. */
-	sync_for_cpu(front);
+	 * does. If this one stopped it (bus mastering off, a reset) they are the last: a guest that
+	 * is lazy, or starts another kernel, may use the memory for something else now. */
+	if (was_master && !is_master(front))
+		sync_last(front);
+	else
+		sync_for_cpu(front);
 }
 
 /* ---- life ----------------------------------------------------------------------------------- */
@@ -1539,9 +1562,25 @@ void pci_front_quiesce(struct pci_front *front)
 	write_command(front);
 }
 
+/* stop_master - whatever the guest has set; what the device wrote until then is brought */
+static void stop_master(struct pci_front *front)
+{
+	uint8_t command[2];
+
+	set_master(front, false);
+	/* An answer that pushes the device's writes ahead of it. */
+	(void)front->dev->ops->read(front->dev, VFIO_PCI_CONFIG_REGION_INDEX, PCI_COMMAND, command,
+				    sizeof(command));
+	sync_last(front);
+}
+
 void pci_front_unplug(struct pci_front *front)
 {
+	/* A driver that finds the device gone uses its buffers for something else. */
+	stop_master(front);
 	pci_front_quiesce(front);
+	/* A vCPU may have let it master once more before it was off the bridge. */
+	stop_master(front);
 	/* A vCPU may still be in a BAR that another moved away under it: for such a one
 	 * bus_remove() has not waited. Whoever comes now finds the device gone before it looks at
 	 * anything of it. */

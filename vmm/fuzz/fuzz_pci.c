@@ -106,6 +106,12 @@ void endpoint_sync_for_cpu(struct endpoint *ep)
 	b.to_cpu++;
 }
 
+void endpoint_sync_all_for_cpu(struct endpoint *ep)
+{
+	demand(ep == EP && b.sync);
+	b.to_cpu++;
+}
+
 void endpoint_turn_full(struct endpoint *ep)
 {
 	demand(ep == EP && b.sync);

@@ -46,6 +46,7 @@
 enum event {
 	SYNC_DEV = 1,
 	SYNC_CPU,
+	SYNC_LAST,
 	REG_WRITE,
 	REG_READ,
 	CONFIG_WRITE,
@@ -230,6 +231,20 @@ void endpoint_sync_for_cpu(struct endpoint *ep)
 	note(SYNC_CPU);
 	if (until_sync)
 		evloop_stop(until_sync, SYNC_CPU);
+}
+
+static void (*at_last_sync)(void); /* NULL: nothing; once */
+
+void endpoint_sync_all_for_cpu(struct endpoint *ep)
+{
+	void (*then)(void) = at_last_sync;
+
+	assert_ptr_equal(ep, EP);
+	assert_false(get_le16(d.config + PCI_COMMAND) & PCI_COMMAND_MASTER);
+	note(SYNC_LAST);
+	at_last_sync = NULL;
+	if (then)
+		then();
 }
 
 static struct ring_place ring_place;
@@ -1364,7 +1379,34 @@ static void a_device_that_is_stopped_has_nothing_left_to_bring(void **state)
 	cwr(0x48, 4, 1); /* a register of its own */
 	ASSERT_LOG(SYNC_DEV, CONFIG_WRITE, SYNC_CPU);
 	cwr(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+	ASSERT_LOG(CONFIG_WRITE, SYNC_LAST);
+	cwr(PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
 	ASSERT_LOG(CONFIG_WRITE, SYNC_CPU);
+}
+
+/* Another vCPU looks for the device, and lets it master again. */
+static void use_it_once_more(void)
+{
+	assert_int_equal(crd(PCI_VENDOR_ID, 2), get_le16(d.config + PCI_VENDOR_ID));
+	cwr(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+	assert_true(get_le16(d.config + PCI_COMMAND) & PCI_COMMAND_MASTER);
+	nr_log = 0;
+}
+
+static void a_device_that_is_unplugged_is_stopped_and_synced_before_and_after(void **state)
+{
+	(void)state;
+	enable();
+	pci_front_unplug(func);
+	ASSERT_LOG(CONFIG_WRITE, REG_READ, SYNC_LAST, IRQS_OFF, CONFIG_WRITE, CONFIG_WRITE,
+		   REG_READ, SYNC_LAST);
+	pci_front_destroy(func);
+	assert_int_equal(create(EP, true), 0);
+	enable();
+	at_last_sync = use_it_once_more;
+	pci_front_unplug(func);
+	assert_null(at_last_sync);
+	ASSERT_LOG(IRQS_OFF, CONFIG_WRITE, CONFIG_WRITE, REG_READ, SYNC_LAST);
 }
 
 static void the_msix_table_does_not_swallow_its_neighbours(void **state)
@@ -1988,7 +2030,7 @@ static void a_function_level_reset_resets_device_and_registers(void **state)
 	pci_front_fire(func, 0);
 	nr_log = 0;
 	cwr(CAP_EXP + PCI_EXP_DEVCTL, 2, 0x2810 | PCI_EXP_DEVCTL_BCR_FLR);
-	ASSERT_LOG(IRQS_OFF, RESET, CONFIG_WRITE, IRQS_ON, SYNC_CPU);
+	ASSERT_LOG(IRQS_OFF, RESET, CONFIG_WRITE, IRQS_ON, SYNC_LAST);
 	assert_int_equal(crd(PCI_COMMAND, 2), 0);
 	assert_int_equal(bar0(), 0);
 	assert_int_equal(crd(0x10, 4), PCI_BASE_ADDRESS_MEM_TYPE_64);
@@ -2116,6 +2158,7 @@ int main(void)
 		TRAPPED(accesses_are_made_at_the_guests_size),
 		TRAPPED(a_write_is_preceded_by_sync_and_a_read_followed),
 		TRAPPED(a_device_that_is_stopped_has_nothing_left_to_bring),
+		TRAPPED(a_device_that_is_unplugged_is_stopped_and_synced_before_and_after),
 		TRAPPED(the_msix_table_does_not_swallow_its_neighbours),
 		MAPPED(pages_without_msix_are_mapped_when_nothing_needs_sync),
 		ALONE(a_large_bar_is_mapped_around_its_msix_pages),
