@@ -331,17 +331,25 @@ static int map_span(const struct group *group, const struct gmem_span *span)
 	return vfio_container_map(group->container, span->gpa, span->hva, span->len);
 }
 
-int vfio_set_map_ram(struct vfio_set *set, const struct gmem *gmem)
+int vfio_set_check_memlock(const struct vfio_set *set, uint64_t len)
 {
 	char error[ERROR_LEN];
 	int ret;
 
-	/* Each container pins all of it, and each pin counts. */
-	ret = vfio_memlock_check(gmem_size(gmem) * set->nr_groups, error, sizeof(error));
-	if (ret) {
+	/* type1 counts a page for each container in which it is pinned. */
+	ret = vfio_memlock_check(len * set->nr_groups, error, sizeof(error));
+	if (ret)
 		msg_error("%s", error);
+	return ret;
+}
+
+int vfio_set_map_ram(struct vfio_set *set, const struct gmem *gmem)
+{
+	int ret;
+
+	ret = vfio_set_check_memlock(set, gmem_size(gmem));
+	if (ret)
 		return ret;
-	}
 	for (unsigned i = 0; i < set->nr_groups; i++) {
 		for (unsigned s = 0; s < gmem->nr_spans; s++) {
 			ret = map_span(&set->groups[i], &gmem->spans[s]);

@@ -45,6 +45,9 @@ unsigned vfio_set_slots(const struct vfio_set *set);
  */
 int vfio_set_add_endpoints(struct vfio_set *set, struct mediator *m, bool lazy);
 
+/* vfio_set_check_memlock - may each container pin @len bytes? Return: 0; -ENOMEM, told. */
+int vfio_set_check_memlock(const struct vfio_set *set, uint64_t len);
+
 /* vfio_set_map_ram - without a mediator (--iommu off): all guest RAM 1:1 into every container.
  * Return: 0; -errno after a line on stderr (a reserved region in the way, memlock, ...). */
 int vfio_set_map_ram(struct vfio_set *set, const struct gmem *gmem);

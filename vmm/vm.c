@@ -730,8 +730,7 @@ static int create_mediator(struct vm *vm)
 		.event_ctx = vm,
 	};
 	bool lazy = strict_of(vm->cfg->cmdline) == STRICT_LAZY;
-	char error[512];
-	int ret = 0;
+	int ret;
 
 	if (getrandom(&cfg.salt, sizeof(cfg.salt), 0) != sizeof(cfg.salt)) {
 		msg_error("no random numbers: %s", strerror(errno));
@@ -739,12 +738,9 @@ static int create_mediator(struct vm *vm)
 	}
 	/* All of RAM and every bounce page, at worst; later it would be the guest's request that
 	 * fails. */
-	if (vm->cfg->nr_vfio)
-		ret = vfio_memlock_check(vm->cfg->memory + cfg.pool_limit, error, sizeof(error));
-	if (ret) {
-		msg_error("%s", error);
+	ret = vfio_set_check_memlock(vm->vfio, vm->cfg->memory + cfg.pool_limit);
+	if (ret)
 		return ret;
-	}
 	vm->granule = cfg.guest_granule;
 	ret = mediator_create(&cfg, &vm->mediator);
 	if (ret) {

@@ -3,11 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/vfio.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "iommu/base.h"
 #include "iommu/sysfs.h"
 #include "iommu/vfio_sys.h"
 #include "vmm/vfio_pci.h"
@@ -18,6 +20,16 @@
  */
 static char dir[64], said[4096];
 static int open_ret;
+static bool viable; /* groups are, and their devices in use */
+static uint64_t locked;
+
+int __wrap_vfio_memlock_check(uint64_t need, char *error, size_t error_len);
+int __wrap_vfio_memlock_check(uint64_t need, char *error, size_t error_len)
+{
+	(void)error, (void)error_len;
+	locked = need;
+	return 0;
+}
 
 static int fake_open(const char *path)
 {
@@ -26,13 +38,19 @@ static int fake_open(const char *path)
 
 static int fake_ioctl(int fd, unsigned long req, void *arg)
 {
-	(void)fd, (void)req, (void)arg;
+	(void)fd;
+	if (viable && req == VFIO_GROUP_GET_STATUS)
+		((struct vfio_group_status *)arg)->flags = VFIO_GROUP_FLAGS_VIABLE;
+	else if (viable && req == VFIO_CHECK_EXTENSION)
+		return 1;
+	else if (viable && req == VFIO_GROUP_GET_DEVICE_FD)
+		return -EBUSY;
 	return 0; /* also the API version */
 }
 
 static void fake_close(int fd)
 {
-	assert_int_equal(fd, 100);
+	assert_in_range(fd, 100, 101);
 }
 
 static int a_host(void **state)
@@ -151,6 +169,36 @@ static void a_group_that_nobody_bound_says_how(void **state)
 	assert_non_null(strstr(said, "no permission to open /dev/vfio/3"));
 }
 
+static void memory_is_locked_for_each_group(void **state)
+{
+	static const struct gmem gmem = {.nr_spans = 0};
+	struct vfio_config cfg = {.device = "03:00.0"};
+	struct vfio_set *set;
+	char cmd[160];
+
+	(void)state;
+	snprintf(cmd, sizeof(cmd),
+		 "ln -s ../../drivers/vfio-pci '%s/bus/pci/devices/0000:02:00.0/driver'", dir);
+	assert_int_equal(system(cmd), 0);
+	open_ret = 101;
+	viable = true;
+	assert_int_equal(vfio_set_create(&set), 0);
+	assert_int_equal(vfio_set_check_memlock(set, BIT(30)), 0);
+	assert_int_equal(locked, 0);
+	assert_int_equal(vfio_set_open(set, &cfg), -EBUSY); /* its group is open then */
+	assert_int_equal(vfio_set_check_memlock(set, BIT(30)), 0);
+	assert_int_equal(locked, BIT(30));
+	cfg.device = "02:00.0";
+	assert_int_equal(vfio_set_open(set, &cfg), -EBUSY);
+	assert_int_equal(vfio_set_check_memlock(set, BIT(30)), 0);
+	assert_int_equal(locked, 2 * BIT(30));
+	locked = 1;
+	assert_int_equal(vfio_set_map_ram(set, &gmem), 0);
+	assert_int_equal(locked, 0);
+	vfio_set_destroy(set);
+	viable = false;
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, a_host, no_host)
 
 int main(void)
@@ -158,6 +206,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(what_cannot_be_passed_through_is_told_in_one_line_with_the_fix),
 		TEST(a_group_that_nobody_bound_says_how),
+		TEST(memory_is_locked_for_each_group),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
