@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 #
 # failhost.sh [-q] [-v] [-s SEED] [-o CLASS:PHASE] - in the lab, every call that granule makes to the host
-# fails in turn: fail/sweep.c says what must be then, fail/failnth.c what is a call. -q takes a sample,
-# chosen by SEED, of some minutes. -v shows every point; with -o only those of one class and phase.
+# fails in turn: fail/sweep.c says what must be then, fail/failnth.c what is a call. -q takes a sample
+# of some minutes, 4 calls at most of each class and phase, chosen by SEED (0 unless told). -v shows
+# every point; with -o only those of one class and phase.
 # Ends with `N passed, N failed, N skipped`; a claim is a class of calls in a phase.
 set -uo pipefail
 

@@ -4,8 +4,9 @@
  * the host fails. guest-tests/fail/sweep.c judges that.
  *
  * One line per device, `did DEVICE WORD...`; in a word one character per request: `.` it was carried
- * out; E, U or a hexadecimal digit: refused with that status; T: never answered; R: a DMA was refused;
- * X: carried out, but wrong. The last line is `end`.
+ * out; E, U or a hexadecimal digit: refused with that status; T: never answered; F: the controller has
+ * failed, and says so; R: a DMA was refused; X: carried out, but wrong; -: not tried. The last line is
+ * `end`.
  */
 #include <linux/pci_regs.h>
 #include <linux/virtio_blk.h>
@@ -17,6 +18,7 @@
 #include "cpu.h"
 #include "edu.h"
 #include "iommu.h"
+#include "nvme.h"
 #include "pci.h"
 #include "simedu.h"
 #include "virtio.h"
@@ -28,8 +30,10 @@
 #define FRAME	   0x4000u
 #define IOVA	   0x0a001000ull /* not as its page is in a frame: bounced */
 #define IOVA_WHOLE 0x0b000000ull
+#define IOVA_NVME  0x0c001000ull /* bounced, too */
 
 static uint8_t pages[8][PAGE] __attribute__((aligned(FRAME)));
+static uint8_t nvme_mem[NVME_MEM_LEN] __attribute__((aligned(FRAME)));
 static uint8_t sector[SECTOR] __attribute__((aligned(8)));
 static struct iommu iommu;
 
@@ -167,6 +171,63 @@ static void use_simedu(void)
 	print("did simedu %s\n", said);
 }
 
+static char answer_of(unsigned status)
+{
+	switch (status) {
+	case NVME_SC_SUCCESS:
+		return '.';
+	case NVME_SC_WRITE_FAULT:
+	case NVME_SC_READ_ERROR:
+		return 'E';
+	case NVME_NO_ANSWER:
+		return 'T';
+	case NVME_FATAL:
+		return 'F';
+	default:
+		return 'U';
+	}
+}
+
+/* What sector @n of the NVMe says: another thing than that of the disk. */
+static uint8_t contents_nvme(unsigned n)
+{
+	return (uint8_t)('a' + n);
+}
+
+static void use_nvme(void)
+{
+	char wrote[NR_SECTORS + 1] = "--------", got[NR_SECTORS + 1] = "--------", said[5] = "----";
+	char started = '-', flushed = '-', stopped = '-';
+	struct nvme nvme;
+
+	if (!nvme_find(0, &nvme))
+		return;
+	said[0] = status_of(iommu_attach(&iommu, 3, nvme.rid, 0));
+	said[1] = status_of(iommu_map(&iommu, 3, IOVA_NVME, IOVA_NVME + NVME_MEM_LEN - 1,
+				      (uint64_t)(uintptr_t)nvme_mem, IOMMU_RW));
+	/* What it cannot reach it would fail for, and nobody but us be to blame. */
+	if (said[0] == '.' && said[1] == '.')
+		started = answer_of(nvme_start(&nvme, nvme_mem, IOVA_NVME));
+	if (started == '.') {
+		for (unsigned i = 0; i < NR_SECTORS; i++) {
+			memset(nvme.data, contents_nvme(i), SECTOR);
+			wrote[i] = answer_of(nvme_io(&nvme, NVME_IO_WRITE, i));
+		}
+		flushed = answer_of(nvme_io(&nvme, NVME_IO_FLUSH, 0));
+		for (unsigned i = 0; i < NR_SECTORS; i++) {
+			memset(nvme.data, 0, SECTOR);
+			got[i] = answer_of(nvme_io(&nvme, NVME_IO_READ, i));
+			for (unsigned at = 0; at < SECTOR && wrote[i] == '.' && got[i] == '.'; at++)
+				if (nvme.data[at] != contents_nvme(i))
+					got[i] = 'X';
+		}
+		stopped = answer_of(nvme_stop(&nvme));
+	}
+	said[2] = status_of(iommu_unmap(&iommu, 3, IOVA_NVME, IOVA_NVME + NVME_MEM_LEN - 1));
+	said[3] = status_of(iommu_detach(&iommu, 3, nvme.rid));
+	print("did nvme %s %c %s %c%c %s\n", wrote, flushed, got, started, stopped, said);
+}
+
 static void use_edu(void)
 {
 	struct edu edu;
@@ -199,6 +260,7 @@ void payload(void)
 	} else {
 		iommu_listen(&iommu);
 		use_simedu();
+		use_nvme();
 		use_edu();
 		while (iommu_event(&iommu, 1000, &fault))
 			events++;

@@ -10,7 +10,8 @@
  *                                   `count CLASS PHASE N`: how many calls there were
  *
  * PHASE: `start` until the first vCPU is started, `run` until the event loop has ended, then
- * `exit`. A request on an io_uring fails before the kernel sees it: it becomes one that does
+ * `exit`. What other threads do before that is `run` as well, so that `start` is the same calls
+ * each time. A request on an io_uring fails before the kernel sees it: it becomes one that does
  * nothing, and its completion says ERRNO. close, munmap and free are not here: nobody could do
  * anything about those.
  */
@@ -42,15 +43,17 @@ enum class {
 	CLASS_FD,     /* eventfds, sockets, timers, io_urings */
 	CLASS_MAP,    /* mmap, madvise */
 	CLASS_THREAD, /* pthread_create */
-	CLASS_URING,  /* a request on an io_uring */
+	CLASS_URING, /* a request of an event loop's own on its io_uring: polls, timers, eventfds */
+	CLASS_BLK,   /* one to a file, of a virtio-blk */
+	CLASS_NVME,  /* one to a file, of a simulated NVMe */
 	CLASS_SUBMIT, /* submitting to an io_uring, and waiting for it */
 	NR_CLASSES,
 };
 
 enum phase { PHASE_START, PHASE_RUN, PHASE_EXIT, NR_PHASES };
 
-static const char *const class_names[] = {"alloc", "ioctl",  "kvmrun", "file",	"fd",
-					  "map",   "thread", "uring",  "submit"};
+static const char *const class_names[] = {"alloc",  "ioctl", "kvmrun", "file", "fd",	"map",
+					  "thread", "uring", "blk",    "nvme", "submit"};
 static const char *const phase_names[] = {"start", "run", "exit"};
 
 static atomic_bool armed;
@@ -60,8 +63,8 @@ static int fail_class = -1, fail_phase, fail_errno;
 static unsigned fail_nth;
 static int log_fd = -1; /* opened at the start: later the sandbox would not have it */
 static pthread_t main_thread;
-static uint64_t failed_request; /* its user_data; 0: none */
-static unsigned char is_event[1024];
+static uint64_t failed_request;	     /* its user_data; 0: none */
+static unsigned char is_event[1024]; /* eventfds */
 
 /* Without anything that is wrapped. */
 static void say(const char *fmt, ...)
@@ -123,6 +126,8 @@ static bool fails(enum class class, const char *what, unsigned long detail, cons
 
 	if (!armed)
 		return false;
+	if (now == PHASE_START && !pthread_equal(pthread_self(), main_thread))
+		now = PHASE_RUN;
 	nth = atomic_fetch_add(&counts[class][now], 1) + 1;
 	if ((int)class != fail_class || now != fail_phase || nth != fail_nth)
 		return false;
@@ -264,9 +269,12 @@ WRAP(CLASS_FD, timerfd_settime, (int fd, int flags, const void *val, void *old),
 WRAP(CLASS_FD, socket, (int domain, int type, int protocol), (domain, type, protocol))
 WRAP(CLASS_FD, bind, (int fd, const struct sockaddr *addr, socklen_t len), (fd, addr, len))
 WRAP(CLASS_FD, listen, (int fd, int backlog), (fd, backlog))
+WRAP(CLASS_FD, accept4, (int fd, struct sockaddr *addr, socklen_t *len, int flags),
+     (fd, addr, len, flags))
 WRAP(CLASS_FILE, fstat, (int fd, struct stat *st), (fd, st))
 WRAP(CLASS_FILE, mkostemp, (char *path, int flags), (path, flags))
 WRAP(CLASS_FILE, rename, (const char *from, const char *to), (from, to))
+WRAP(CLASS_FILE, ftruncate, (int fd, off_t len), (fd, len))
 WRAP(CLASS_FILE, fchmod, (int fd, mode_t mode), (fd, mode))
 
 /* Their mode or argument is passed on as it came. */
@@ -374,6 +382,26 @@ int __wrap_io_uring_queue_init_params(unsigned entries, struct io_uring *ring,
 	return __real_io_uring_queue_init_params(entries, ring, params);
 }
 
+/* Return: the enum class of a request. */
+static int class_of(const struct io_uring_sqe *sqe)
+{
+	switch (sqe->opcode) {
+	case IORING_OP_READ:
+		if (sqe->fd < (int)sizeof(is_event) && is_event[sqe->fd])
+			return CLASS_URING;
+		break;
+	case IORING_OP_READV:
+	case IORING_OP_WRITE:
+	case IORING_OP_WRITEV:
+	case IORING_OP_FSYNC:
+	case IORING_OP_FALLOCATE:
+		break;
+	default:
+		return CLASS_URING;
+	}
+	return pthread_equal(pthread_self(), main_thread) ? CLASS_BLK : CLASS_NVME;
+}
+
 /* Those that are about to be submitted. Cancels are not counted: they are the answer to a failure.
  */
 static void count_requests(struct io_uring *ring)
@@ -382,7 +410,7 @@ static void count_requests(struct io_uring *ring)
 		struct io_uring_sqe *sqe = &ring->sq.sqes[i & ring->sq.ring_mask];
 		uint64_t user_data = sqe->user_data;
 
-		if (!user_data || !FAILS(CLASS_URING, "request", sqe->opcode))
+		if (!user_data || !FAILS((enum class)class_of(sqe), "request", sqe->opcode))
 			continue;
 		io_uring_prep_nop(sqe);
 		sqe->user_data = user_data;

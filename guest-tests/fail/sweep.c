@@ -1,16 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * sweep [-v] [-p POINTS] [-s SEED] [-o CLASS:PHASE] COMMAND [ARG]... - run COMMAND, a granule-fail
- * that runs the payload failhost, again and again; each time another call fails (failnth.c).
+ * sweep [-v] [-p POINTS] [-s SEED] [-o CLASS:PHASE] [-u DEVICE,...] [-c CLASS:PHASE,...]
+ *     COMMAND [ARG]... - run COMMAND, a granule-fail that runs the payload failhost, again and
+ * again; each time another call fails (failnth.c).
  *
  * Without a failure everything must work, before and after the sweep. With one granule either goes
  * on as if nothing had been, or tells its guest what the specification allows, or ends with status
  * 1 and one line that says why. It never crashes, hangs, leaves a file, socket or interface behind,
- * or loses a sector that it told the guest was written.
+ * or loses a sector that it told the guest was written; and no device that was passed through is a
+ * bus master afterwards. With --live-stats, each run is asked for them as soon as it listens.
  *
- * -p: at most so many points of each class in each phase, spread by SEED; -v: a line for each.
- * In the working directory: disk, the image of the first --disk. Prints a line per class and phase,
- * `ok NAME` or `FAIL NAME: ...`.
+ * Nor may the failures be none. A call that is made must fail when it is told to, and `start` has
+ * the same calls each time; the others depend on timing, but of a class in a phase some call must
+ * fail.
+ *
+ * -p: at most so many points of each class in each phase, spread by SEED; -v: a line for each;
+ * -u: devices that the guest must say it used; -c: calls that there must be. In the working
+ * directory: disk and nvme, the images of the first --disk and of the simulated NVMe, if there is
+ * one; stats.json, tree.dtb and trace.json are where COMMAND writes. Prints a line per class and
+ * phase, `ok NAME` or `FAIL NAME: ...`.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -49,13 +57,28 @@ static const struct class
 	{"map", {{ENOMEM, false}}},
 	{"thread", {{EAGAIN, false}}},
 	{"uring", {{EIO, false}, {EAGAIN, true}, {EINTR, true}}},
+	{"blk", {{EIO, false}, {EAGAIN, true}, {EINTR, true}}},
+	{"nvme", {{EIO, false}, {EAGAIN, true}, {EINTR, true}}},
 	{"submit", {{EIO, false}, {EINTR, true}}},
 };
 static const char *const phases[] = {"start", "run", "exit"};
 
+/* What the guest writes: sector n is full of the letter @first + n. */
+static const struct image {
+	const char *path, *said;
+	char first;
+} images[] = {
+	{"disk", "did blk ", 'A'},
+	{"nvme", "did nvme ", 'a'},
+};
+
+#define NR_OF(a) (sizeof(a) / sizeof((a)[0]))
+
 static bool verbose;
 static char **command;
-static char before[MAX_TEXT]; /* what there was */
+static const char *devices = ""; /* with commas between them */
+static char before[MAX_TEXT];	 /* what there was */
+static unsigned nr_asked, nr_answered;
 
 struct run {
 	int status; /* of wait(); -1: it was killed after LIMIT_MS */
@@ -103,7 +126,8 @@ static void look_around(char text[MAX_TEXT])
 
 		while (dir && (entry = readdir(dir)) && nr < 256)
 			if (strcmp(entry->d_name, "stats.json") != 0 &&
-			    strcmp(entry->d_name, "tree.dtb") != 0)
+			    strcmp(entry->d_name, "tree.dtb") != 0 &&
+			    strcmp(entry->d_name, "trace.json") != 0)
 				snprintf(names[nr++], sizeof(names[0]), "%.79s", entry->d_name);
 		if (dir)
 			closedir(dir);
@@ -117,13 +141,21 @@ static void look_around(char text[MAX_TEXT])
 /* ---- a run --------------------------------------------------------------------------------------
  */
 
-static void clear_disk(void)
+static bool has_option(const char *option)
+{
+	for (char **arg = command; *arg; arg++)
+		if (!strcmp(*arg, option))
+			return true;
+	return false;
+}
+
+static void clear_image(const char *path)
 {
 	static const char zeros[SECTOR * NR_SECTORS];
-	int fd = open("disk", O_WRONLY);
+	int fd = open(path, O_WRONLY);
 
 	if (fd < 0 || pwrite(fd, zeros, sizeof(zeros), 0) != sizeof(zeros)) {
-		fprintf(stderr, "sweep: disk: %s\n", strerror(errno));
+		fprintf(stderr, "sweep: %s: %s\n", path, strerror(errno));
 		exit(2);
 	}
 	close(fd);
@@ -136,12 +168,36 @@ static int redirect(const char *path, int to)
 	return fd < 0 ? -1 : dup2(fd, to);
 }
 
+/* `granule stat` of @child, which listens. Return: its process; 0: @child does not listen yet. */
+static pid_t ask(pid_t child)
+{
+	char socket[64], number[16];
+	pid_t asker;
+
+	snprintf(socket, sizeof(socket), "/run/sweep/granule-%d.sock", (int)child);
+	if (access(socket, F_OK))
+		return 0;
+	snprintf(number, sizeof(number), "%d", (int)child);
+	asker = fork();
+	if (!asker) {
+		redirect("/dev/null", 1);
+		redirect("/dev/null", 2);
+		execl(command[0], command[0], "stat", "--json", number, (char *)NULL);
+		_exit(126);
+	}
+	return asker;
+}
+
 static void run(const char *spec, struct run *out)
 {
 	long end = now_ms() + LIMIT_MS;
-	pid_t child;
+	pid_t child, asker = 0;
+	int said;
 
-	clear_disk();
+	for (size_t i = 0; i < NR_OF(images); i++)
+		clear_image(images[i].path);
+	unlink("stats.json");
+	unlink("trace.json");
 	unlink("/run/sweep.log");
 	child = fork();
 	if (!child) {
@@ -163,7 +219,14 @@ static void run(const char *spec, struct run *out)
 			out->status = -1;
 			break;
 		}
+		if (!asker && has_option("--live-stats"))
+			asker = ask(child);
 		usleep(2000);
+	}
+	/* Its patience has an end, and it has nobody to wait for any more. */
+	if (asker > 0) {
+		nr_asked++;
+		nr_answered += waitpid(asker, &said, 0) == asker && said == 0;
 	}
 	slurp("/run/sweep.out", out->out);
 	slurp("/run/sweep.err", out->err);
@@ -215,27 +278,78 @@ static const char *find_outcome(const struct run *run, const char *chars)
 	return NULL;
 }
 
-/* What was acknowledged is on the disk. Return: the first sector that is not; -1: all are. */
-static int find_lost_sector(const struct run *run)
+/* What was acknowledged is in @image. Return: the first sector that is not; -1: all are. */
+static int find_lost_sector(const struct run *run, const struct image *image)
 {
-	const char *said = strstr(run->out, "did blk ");
+	const char *said = strstr(run->out, image->said);
 	char sector[SECTOR];
 	int fd, lost = -1;
 
-	if (!said || strcspn(said + 8, " \r\n") != NR_SECTORS)
+	if (!said)
 		return -1;
-	fd = open("disk", O_RDONLY);
+	said += strlen(image->said);
+	if (strcspn(said, " \r\n") != NR_SECTORS)
+		return -1;
+	fd = open(image->path, O_RDONLY);
 	for (int i = 0; i < NR_SECTORS && lost < 0; i++) {
-		if (said[8 + i] != '.')
+		if (said[i] != '.')
 			continue;
 		if (pread(fd, sector, SECTOR, (off_t)i * SECTOR) != SECTOR)
 			lost = i;
 		for (int at = 0; at < SECTOR && lost < 0; at++)
-			if (sector[at] != 'A' + i)
+			if (sector[at] != image->first + i)
 				lost = i;
 	}
 	close(fd);
 	return lost;
+}
+
+/* Each function that was passed through: nobody's, and no bus master. Return: the one that is not
+ * so; NULL. */
+static const char *find_busy_device(void)
+{
+	char path[128], driver[128];
+
+	for (char **arg = command; *arg; arg++) {
+		unsigned char config[6];
+		ssize_t n;
+		int fd;
+
+		if (strcmp(*arg, "--vfio") != 0)
+			continue;
+		arg++;
+		snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/config", *arg);
+		fd = open(path, O_RDONLY);
+		n = fd < 0 ? -1 : read(fd, config, sizeof(config));
+		close(fd);
+		/* Bit 2 of the command register: bus master. */
+		if (n != sizeof(config) || config[4] & 4)
+			return *arg;
+		snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/driver", *arg);
+		n = readlink(path, driver, sizeof(driver) - 1);
+		driver[n > 0 ? n : 0] = 0;
+		if (!strstr(driver, "/vfio-pci"))
+			return *arg;
+	}
+	return NULL;
+}
+
+/* How the trace ends. */
+enum trace { TRACE_NONE, TRACE_WHOLE, TRACE_CUT, TRACE_BROKEN };
+
+static enum trace find_trace(void)
+{
+	int fd = open("trace.json", O_RDONLY);
+	char end[2] = "";
+	off_t len = fd < 0 ? 0 : lseek(fd, 0, SEEK_END);
+
+	if (len >= 2 && pread(fd, end, 2, len - 2) != 2)
+		len = 0;
+	if (fd >= 0)
+		close(fd);
+	if (len < 2)
+		return TRACE_NONE;
+	return !memcmp(end, "]\n", 2) ? TRACE_WHOLE : end[1] == '}' ? TRACE_CUT : TRACE_BROKEN;
 }
 
 enum verdict { BAD, REFUSED, WENT_ON, NOT_REACHED };
@@ -259,7 +373,9 @@ static enum verdict judge(const struct run *run, const char *class, const char *
 	static struct run well; /* the first one */
 	static unsigned well_errors, well_warnings;
 	unsigned errors, warnings;
-	int status, lost;
+	const char *device;
+	enum trace trace;
+	int status;
 
 	if (run->status == -1)
 		return bad(why, "it hangs");
@@ -279,9 +395,19 @@ static enum verdict judge(const struct run *run, const char *class, const char *
 		strcpy(before, after);
 		return bad(why, "it left %.*s behind", (int)end, after + at);
 	}
-	lost = find_lost_sector(run);
-	if (lost >= 0)
-		return bad(why, "sector %d was acknowledged and is not on the disk", lost);
+	for (size_t i = 0; i < NR_OF(images); i++) {
+		int lost = find_lost_sector(run, &images[i]);
+
+		if (lost >= 0)
+			return bad(why, "sector %d was acknowledged and is not in %s", lost,
+				   images[i].path);
+	}
+	device = find_busy_device();
+	if (device)
+		return bad(why, "%s is not as it was", device);
+	trace = find_trace();
+	if (trace == TRACE_BROKEN && !strstr(run->err, "its last line is not whole"))
+		return bad(why, "the trace ends within a line");
 	if (warnings > MAX_WARNINGS || errors > 1)
 		return bad(why, "%u errors and %u warnings", errors, warnings);
 	if (status == 1 || (status == 4 && !strcmp(class, "kvmrun"))) {
@@ -303,12 +429,15 @@ static enum verdict judge(const struct run *run, const char *class, const char *
 		count_messages(&well, &well_errors, &well_warnings);
 	}
 	/* A device may be lost if that is said. */
-	if (find_outcome(run, "TX") && errors + warnings <= well_errors + well_warnings)
+	if (find_outcome(run, "TFX") && errors + warnings <= well_errors + well_warnings)
 		return bad(why, "a request was not answered, or wrongly");
 	if ((!phase || transient || strcmp(phase, "run") != 0) && strcmp(run->out, well.out) != 0)
 		return bad(why, "the guest did not get what it always gets");
 	if (access("stats.json", F_OK))
 		return bad(why, "no statistics, and no line about that");
+	if (has_option("--trace") && trace != TRACE_WHOLE &&
+	    errors + warnings <= well_errors + well_warnings)
+		return bad(why, "the trace has no end, and no line about that");
 	return failed ? WENT_ON : NOT_REACHED;
 }
 
@@ -341,14 +470,33 @@ static unsigned count_of(const struct run *run, const char *class, const char *p
 	return at ? (unsigned)atoi(at + strlen(key)) : 0;
 }
 
+/* Return: every device that must be used was, and did all it was told to. */
+static bool all_used(const struct run *run, char why[256])
+{
+	char names[256], line[64], *save, *name;
+
+	snprintf(names, sizeof(names), "%s", devices);
+	for (name = strtok_r(names, ",", &save); name; name = strtok_r(NULL, ",", &save)) {
+		const char *said;
+
+		snprintf(line, sizeof(line), "did %s ", name);
+		said = strstr(run->out, line);
+		if (!said ||
+		    strspn(said + strlen(line), ". ") != strcspn(said + strlen(line), "\r\n")) {
+			snprintf(why, 256, "%s does not work", name);
+			return false;
+		}
+	}
+	return true;
+}
+
 /* Return: a healthy run is healthy. */
 static bool healthy(struct run *result, const char *name)
 {
 	char why[256];
 
-	unlink("stats.json");
 	run(NULL, result);
-	if (judge(result, "", NULL, false, why) == NOT_REACHED) {
+	if (judge(result, "", NULL, false, why) == NOT_REACHED && all_used(result, why)) {
 		printf("ok %s\n", name);
 		return true;
 	}
@@ -357,52 +505,85 @@ static bool healthy(struct run *result, const char *name)
 	return false;
 }
 
+/* Have the @n-th call fail. */
+static enum verdict fail_nth(const struct class *class, const char *phase, unsigned n, unsigned e,
+			     struct run *result, char why[256])
+{
+	enum verdict verdict;
+	unsigned made;
+	char spec[64];
+
+	snprintf(spec, sizeof(spec), "%s:%s:%u:%d", class->name, phase, n, class->errors[e].error);
+	run(spec, result);
+	verdict = judge(result, class->name, phase, class->errors[e].transient, why);
+	made = count_of(result, class->name, phase);
+	if (verdict != BAD && !strstr(result->log, "failed ")) {
+		if (made >= n)
+			verdict = bad(why, "of %u calls this did not fail", made);
+		else if (!strcmp(phase, "start"))
+			verdict = bad(why, "there were %u calls, not as many as before", made);
+	}
+	if (verdict == BAD || verbose) {
+		printf("  %s %s: %s\n", verdict == BAD ? "FAIL" : "note", spec,
+		       verdict == BAD	    ? why
+		       : verdict == REFUSED ? "refused"
+		       : verdict == WENT_ON ? "went on"
+					    : "not reached");
+		show(result);
+	}
+	fflush(stdout);
+	return verdict;
+}
+
 /* Every (@step)th call of a class in a phase. */
 static void sweep(const struct class *class, const char *phase, unsigned nr, unsigned first,
 		  unsigned step)
 {
 	unsigned verdicts[4] = {0};
 	static struct run result;
-	char spec[64], why[256];
+	const char *what = "ok";
+	char why[256];
 
 	for (unsigned e = 0; e < 4 && class->errors[e].error; e++) {
 		for (unsigned n = first; n <= nr; n += step) {
-			enum verdict verdict;
+			enum verdict verdict = fail_nth(class, phase, n, e, &result, why);
+			unsigned made = count_of(&result, class->name, phase);
 
-			snprintf(spec, sizeof(spec), "%s:%s:%u:%d", class->name, phase, n,
-				 class->errors[e].error);
-			unlink("stats.json");
-			run(spec, &result);
-			verdict =
-				judge(&result, class->name, phase, class->errors[e].transient, why);
+			/* Fewer calls than the first time: then the last of them. */
+			if (verdict == NOT_REACHED && made)
+				verdict = fail_nth(class, phase, made, e, &result, why);
 			verdicts[verdict]++;
-			if (verdict == BAD || verbose)
-				printf("  %s %s: %s\n", verdict == BAD ? "FAIL" : "note", spec,
-				       verdict == BAD	    ? why
-				       : verdict == REFUSED ? "refused"
-				       : verdict == WENT_ON ? "went on"
-							    : "not reached");
-			if (verdict == BAD || verbose)
-				show(&result);
-			fflush(stdout);
 		}
 	}
+	if (verdicts[BAD] || !(verdicts[REFUSED] + verdicts[WENT_ON]))
+		what = "FAIL";
 	printf("%s %s_that_fails_in_%s: of %u calls every %u: %u refused, %u went on, %u not "
 	       "reached, %u bad\n",
-	       verdicts[BAD] ? "FAIL" : "ok", class->name, phase, nr, step, verdicts[REFUSED],
-	       verdicts[WENT_ON], verdicts[NOT_REACHED], verdicts[BAD]);
+	       what, class->name, phase, nr, step, verdicts[REFUSED], verdicts[WENT_ON],
+	       verdicts[NOT_REACHED], verdicts[BAD]);
 	fflush(stdout);
+}
+
+/* Is @name one of @list, which has commas between them? */
+static bool is_listed(const char *name, const char *list)
+{
+	size_t len = strlen(name);
+
+	for (const char *at = list; *at; at += strcspn(at, ","), at += *at == ',')
+		if (strcspn(at, ",") == len && !memcmp(at, name, len))
+			return true;
+	return false;
 }
 
 int main(int argc, char **argv)
 {
 	static struct run base, last;
 	unsigned points = ~0u, seed = 0;
-	const char *only = NULL;
+	const char *only = NULL, *calls = "";
 	long start = now_ms();
 	int opt;
 
-	while ((opt = getopt(argc, argv, "+vp:s:o:")) != -1) {
+	while ((opt = getopt(argc, argv, "+vp:s:o:u:c:")) != -1) {
 		switch (opt) {
 		case 'v':
 			verbose = true;
@@ -416,6 +597,12 @@ int main(int argc, char **argv)
 		case 'o':
 			only = optarg;
 			break;
+		case 'u':
+			devices = optarg;
+			break;
+		case 'c':
+			calls = optarg;
+			break;
 		default:
 			return 2;
 		}
@@ -425,17 +612,25 @@ int main(int argc, char **argv)
 	if (!healthy(&base, "all_is_well_while_nothing_fails"))
 		return 1;
 	printf("note: one run takes %ld ms; seed %u\n", now_ms() - start, seed);
-	for (size_t c = 0; c < sizeof(classes) / sizeof(classes[0]); c++) {
-		for (size_t p = 0; p < 3; p++) {
+	for (size_t c = 0; c < NR_OF(classes); c++) {
+		for (size_t p = 0; p < NR_OF(phases); p++) {
 			unsigned nr = count_of(&base, classes[c].name, phases[p]);
 			unsigned step = points && nr > points ? (nr + points - 1) / points : 1;
 			char name[32];
 
 			snprintf(name, sizeof(name), "%s:%s", classes[c].name, phases[p]);
-			if (nr && (!only || !strncmp(name, only, strlen(only))))
+			if (only && strncmp(name, only, strlen(only)) != 0)
+				continue;
+			if (nr)
 				sweep(&classes[c], phases[p], nr, 1 + seed % step, step);
+			else if (is_listed(name, calls))
+				printf("FAIL %s_that_fails_in_%s: there are none\n",
+				       classes[c].name, phases[p]);
 		}
 	}
 	healthy(&last, "all_is_well_afterwards");
+	if (has_option("--live-stats"))
+		printf("%s statistics_are_asked_for_meanwhile: %u of %u times with an answer\n",
+		       nr_answered > nr_asked / 2 ? "ok" : "FAIL", nr_answered, nr_asked);
 	return 0;
 }

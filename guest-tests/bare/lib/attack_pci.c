@@ -6,17 +6,12 @@
 #include "attack.h"
 #include "board.h"
 #include "cpu.h"
+#include "nvme.h"
 #include "pci.h"
 #include "lib/string.h"
 #include "vmm/layout.h"
 
 #define NVME_QUEUES 4
-
-#define NVME_CC	      0x14
-#define NVME_AQA      0x24
-#define NVME_ASQ      0x28
-#define NVME_ACQ      0x30
-#define NVME_DOORBELL 0x1000
 
 static const struct attack_pci *any_function(struct dice *dice)
 {
@@ -235,9 +230,9 @@ bool attack_nvme(struct dice *dice)
 		if (queue == 0)
 			command[10] = below(dice, 4) | 0x3f0000;
 		barrier();
-		mmio_write32(pci->bar + NVME_DOORBELL + queue * 8,
+		mmio_write32(pci->bar + NVME_DB + queue * 8,
 			     one_in(dice, 16) ? (uint32_t)roll(dice) : below(dice, 64));
-		mmio_write32(pci->bar + NVME_DOORBELL + queue * 8 + 4, below(dice, 64));
+		mmio_write32(pci->bar + NVME_DB + queue * 8 + 4, below(dice, 64));
 	}
 	return true;
 }
