@@ -13,6 +13,36 @@ export XDG_RUNTIME_DIR=/run/sweep
 ulimit -c 0
 truncate -s 64K disk nvme
 printf 'not much of an initrd' >initrd
+# A sweep that notices nothing could call anything well.
+# notices FAULT PATTERN: of a program with that fault it says a line that matches PATTERN
+export WRITTEN=/run/written EDU="$edu"
+mkdir $WRITTEN
+for letter in A B C D E F G H; do head -c 512 /dev/zero | tr '\0' $letter; done >$WRITTEN/disk
+tr A-H a-h <$WRITTEN/disk >$WRITTEN/nvme
+notices() {
+	export FAULT="$1"
+	./sweep -u blk,nvme -c alloc:start,nvme:run sh pretend.sh --vfio "$edu" --trace trace.json >/run/said
+	if grep -q "^ *$2" /run/said; then
+		echo "ok the_sweep_notices_$1"
+	else
+		echo "FAIL the_sweep_notices_$1: $(grep -v ^ok /run/said | head -n 3 | tr '\n' '|')"
+	fi
+	printf '\000' | dd of="/sys/bus/pci/devices/$edu/config" bs=1 seek=4 conv=notrunc 2>/dev/null
+}
+echo "== the sweep itself"
+notices nothing 'ok nvme_that_fails_in_run: of 1 calls every 1: 0 refused, 3 went on, 0 not reached, 0 bad'
+notices not_failing 'FAIL alloc:start:1:12: of 2 calls this did not fail'
+notices fewer_at_start 'FAIL alloc:start:2:12: there were 1 calls'
+notices never_reached 'FAIL nvme_that_fails_in_run: .* 3 not reached'
+notices no_such_call 'FAIL nvme_that_fails_in_run: there are none'
+notices device_sick 'FAIL all_is_well_while_nothing_fails: nvme does not work'
+notices eagain_noticed 'FAIL nvme:run:1:11: the guest did not get what it always gets'
+notices sector_lost_of_disk 'FAIL nvme:run:1:5: sector 7 .* disk'
+notices sector_lost_of_nvme 'FAIL nvme:run:1:5: sector 7 .* nvme'
+notices trace_cut_unsaid 'FAIL nvme:run:1:11: the trace has no end'
+notices trace_broken 'FAIL nvme:run:1:5: the trace ends within a line'
+notices bus_master "FAIL nvme:run:1:5: $edu is not as it was"
+
 # What must be used, and what must fail, whatever else does.
 calls=alloc:start,alloc:run,alloc:exit,ioctl:start,ioctl:run,ioctl:exit,kvmrun:run,file:start,file:run,file:exit
 calls=$calls,fd:start,map:start,thread:run,uring:run,blk:run,submit:run,submit:exit

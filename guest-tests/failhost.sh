@@ -5,7 +5,8 @@
 # fails in turn: fail/sweep.c says what must be then, fail/failnth.c what is a call. -q takes a sample
 # of some minutes, 4 calls at most of each class and phase, chosen by SEED (0 unless told). -v shows
 # every point; with -o only those of one class and phase.
-# Ends with `N passed, N failed, N skipped`; a claim is a class of calls in a phase.
+# Ends with `N passed, N failed, N skipped`; a claim is a class of calls in a phase, or a
+# fault that the sweep must notice.
 set -uo pipefail
 
 here=$(dirname "$(readlink -f "$0")")
@@ -30,7 +31,7 @@ mkdir -p "$dir"
 gzip -c "$build/bare/failhost.img" >"$dir/failhost.gz"
 "$here/lab/lab" exec --device edu --timeout 14400 \
 	--put "$build/arm64/granule-fail" --put "$build/linux/sweep" --put "$dir/failhost.gz" \
-	--put "$here/failhost-host.sh" \
+	--put "$here/failhost-host.sh" --put "$here/fail/pretend.sh" \
 	-- sh failhost-host.sh ${points:+-p "$points"} "${args[@]}" </dev/null 2>&1 | tee "$dir/report.txt"
 [[ ${PIPESTATUS[0]} -eq 0 ]] || echo "FAIL the lab did not come to its end" | tee -a "$dir/report.txt"
 passed=$(grep -c '^ok ' "$dir/report.txt")
