@@ -75,7 +75,7 @@ $(B)/linux/blkcheck-native: $(BLKCHECK) $(BLKCHECK_H) $(B)/.deps
 FAILNTH_WRAPS := vcpu_start evloop_run malloc calloc realloc aligned_alloc posix_memalign strdup mmap madvise ioctl \
   eventfd signalfd timerfd_create timerfd_settime socket bind listen accept4 fstat mkostemp rename ftruncate fchmod \
   open fcntl fopen fdopen read write pread pwrite readv writev pthread_create io_uring_queue_init_params io_uring_submit \
-  io_uring_submit_and_wait uring_deliver
+  io_uring_submit_and_wait uring_deliver seccomp_init seccomp_rule_add_array seccomp_export_bpf
 comma := ,
 
 

@@ -31,6 +31,11 @@
 #include "vmm/msg.h"
 #include "vmm/term.h"
 
+/* Memory for libseccomp: less than glibc would map for itself each time, and several times what it
+ * takes. */
+#define ASIDE_BLOCK  (64 * 1024)
+#define ASIDE_BLOCKS 8
+
 #define LOOP  BIT(SANDBOX_LOOP)
 #define VCPU  BIT(SANDBOX_VCPU)
 #define NVME  BIT(SANDBOX_NVME)
@@ -402,6 +407,39 @@ static int check_kernel(void)
 	return syscall(SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &action) ? -errno : 0;
 }
 
+/*
+ * libseccomp 2.5 does not survive want of memory: it crashes, or hands out a filter that lacks
+ * something and calls that a success. So what it will take is free in glibc's heap before it
+ * begins. Return: what keeps the heap from shrinking until it is freed; NULL.
+ */
+static void *set_memory_aside(void)
+{
+	void *blocks[ASIDE_BLOCKS], *fence = NULL;
+	unsigned nr = 0;
+
+	while (nr < ASIDE_BLOCKS && (blocks[nr] = malloc(ASIDE_BLOCK)))
+		nr++;
+	if (nr == ASIDE_BLOCKS)
+		fence = malloc(1);
+	for (unsigned i = 0; i < nr; i++)
+		free(blocks[i]);
+	return fence;
+}
+
+static int build_filters(const struct sandbox_cfg *cfg)
+{
+	void *fence = set_memory_aside();
+	int ret = 0;
+
+	if (!fence)
+		return -ENOMEM;
+	name_calls();
+	for (unsigned kind = 0; kind < NR_SANDBOX_THREADS && !ret; kind++)
+		ret = build_filter((enum sandbox_thread)kind, cfg);
+	free(fence);
+	return ret;
+}
+
 int sandbox_prepare(const struct sandbox_cfg *cfg)
 {
 	const struct sigaction action = {.sa_sigaction = on_violation, .sa_flags = SA_SIGINFO};
@@ -418,9 +456,7 @@ int sandbox_prepare(const struct sandbox_cfg *cfg)
 	 * shrink_heap(). Ours share one, and what they take from it they mostly take under one
 	 * lock, the mediator's. */
 	mallopt(M_ARENA_MAX, 1);
-	name_calls();
-	for (unsigned kind = 0; kind < NR_SANDBOX_THREADS && !ret; kind++)
-		ret = build_filter((enum sandbox_thread)kind, cfg);
+	ret = build_filters(cfg);
 	if (!ret)
 		ret = prepare_landlock(cfg);
 	if (!ret && sigaction(SIGSYS, &action, NULL))

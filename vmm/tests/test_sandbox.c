@@ -636,6 +636,89 @@ static void a_loop_with_a_socket_answers(void **state)
 	assert_int_equal(run(&cfg, SANDBOX_VCPU, do_accept4), EXIT_SANDBOX);
 }
 
+/* ---- a host without memory --------------------------------------------------------------------
+ */
+
+static size_t heap_room;  /* bytes that are free in the heap */
+static rlim_t space_room; /* and by which it may grow */
+
+static rlim_t address_space(void)
+{
+	unsigned long pages = 0;
+	FILE *f = fopen("/proc/self/statm", "re");
+
+	if (!f || fscanf(f, "%lu", &pages) != 1)
+		pages = 0;
+	if (f)
+		fclose(f);
+	return pages * (rlim_t)sysconf(_SC_PAGESIZE);
+}
+
+/* As much, and no more. */
+static void leave_room(void)
+{
+	struct rlimit limit = {address_space(), RLIM_INFINITY};
+	void *block = malloc(heap_room);
+
+	if (setrlimit(RLIMIT_AS, &limit))
+		quit(3);
+	for (size_t len = 65536; len; len /= 2)
+		while (malloc(len)) /* never freed */
+			;
+	free(block);
+	limit.rlim_cur += space_room;
+	if (setrlimit(RLIMIT_AS, &limit))
+		quit(3);
+}
+
+/* Refused, or as ever: what is allowed works, and what is not is said. */
+static int prepare_within_room(void)
+{
+	int status, err[2];
+	size_t len = 0;
+	ssize_t n;
+	pid_t pid;
+
+	assert_int_equal(pipe(err), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		dup2(err[1], STDERR_FILENO);
+		leave_room();
+		if (sandbox_prepare(&bare))
+			quit(EXIT_FAILED);
+		sandbox_enter(SANDBOX_VCPU);
+		syscall(SYS_sched_yield);
+		do_ptrace();
+		quit(PASSED);
+	}
+	close(err[1]);
+	while ((n = read(err[0], said + len, sizeof(said) - 1 - len)) > 0)
+		len += (size_t)n;
+	said[len] = '\0';
+	close(err[0]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 256 + WTERMSIG(status);
+}
+
+static void want_of_memory_is_refused_before(void **state)
+{
+	(void)state;
+	if (IS_SANITIZED)
+		skip(); /* its heap is another one */
+	for (heap_room = 0; heap_room < 120 << 10; heap_room += 1 << 10) {
+		int status = prepare_within_room();
+
+		if (status != EXIT_FAILED ||
+		    strcmp(said,
+			   "granule: sandbox: it cannot be set up: Cannot allocate memory\n") != 0)
+			fail_msg("with %zu bytes: status %d: %s", heap_room, status, said);
+	}
+	space_room = 4 << 20;
+	assert_int_equal(prepare_within_room(), EXIT_SANDBOX);
+	assert_non_null(strstr(said, "ptrace("));
+}
+
 static void without_preparation_nothing_changes(void **state)
 {
 	int fd;
@@ -677,6 +760,7 @@ int main(void)
 		cmocka_unit_test(capabilities_are_gone),
 		cmocka_unit_test(only_named_directories_change),
 		cmocka_unit_test(a_loop_with_a_socket_answers),
+		cmocka_unit_test(want_of_memory_is_refused_before),
 		cmocka_unit_test(without_preparation_nothing_changes),
 	};
 
