@@ -5,7 +5,8 @@
 #include "lib/string.h"
 #include "pci.h"
 
-#define MAX_US 5000000
+#define MAX_US	5000000
+#define LOOK_US 200 /* between two looks, each of which is an exit */
 
 bool nvme_find(unsigned nth, struct nvme *out)
 {
@@ -27,6 +28,7 @@ static unsigned wait_status(struct nvme *nvme, uint32_t mask, uint32_t want)
 			return nvme->broken = NVME_FATAL;
 		if (now_us() > end)
 			return nvme->broken = NVME_NO_ANSWER;
+		delay_us(LOOK_US);
 	}
 	return 0;
 }
@@ -50,6 +52,7 @@ static unsigned wait_completion(struct nvme *nvme, unsigned queue, uint16_t id)
 			return nvme->broken = NVME_FATAL;
 		if (now_us() > end)
 			return nvme->broken = NVME_NO_ANSWER;
+		delay_us(LOOK_US);
 	}
 	if ((uint16_t)said != id)
 		return nvme->broken = NVME_NO_ANSWER;
