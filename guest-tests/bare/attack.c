@@ -24,6 +24,7 @@
 #include "cpu.h"
 #include "gic.h"
 #include "iommu.h"
+#include "nvme.h"
 #include "pci.h"
 #include "simedu.h"
 #include "virtio.h"
@@ -35,8 +36,6 @@
 #define DISK_MAGIC "granule test disk"
 
 #define SLICE_US 5000000ull
-
-#define SIM_NVME_DEVICE 0x6e76 /* vmm/sim_nvme_core.h */
 
 /* Domains and IOVAs of the slices in which the virtio-iommu is not attacked. */
 #define TAME_DOMAIN  7
@@ -391,7 +390,7 @@ static void find_targets(bool owned)
 		/* QEMU's edu ends its machine, our host, on many accesses that it does not like. */
 		p->registers = !(p->vendor == 0x1234 && p->device == 0x11e8);
 		p->masters = p->vendor == SIM_EDU_VENDOR && p->device == SIM_EDU_DEVICE;
-		if (p->vendor == SIM_EDU_VENDOR && p->device == SIM_NVME_DEVICE)
+		if (p->vendor == NVME_VENDOR && p->device == NVME_DEVICE)
 			targets.nvme = p;
 		edus += p->masters;
 		targets.nr_pci++;
