@@ -30,8 +30,8 @@ MMIO_ACCESSORS(64, uint64_t, "", "x")
 /*
  * All devices a second time, from here on, as Normal memory. An unaligned access to Device memory is
  * an alignment fault of the guest's own, which comes before any fault of the host's tables, so the
- * VMM would never see it (Arm ARM, D8, "Alignment fault caused by the memory type"; QEMU 7.2 lets it
- * through, 10.0 does not). start.S has the table.
+ * VMM would never see it (Arm ARM, D8, "Alignment fault caused by the memory type"). Hardware does
+ * so; QEMU 7.2 and 10.0 let such accesses through either way. start.S has the table.
  */
 #define MMIO_UNALIGNED (1ull << 37)
 
