@@ -342,9 +342,10 @@ static int allow_dir(int landlock_fd, const char *file)
 	if (snprintf(path, sizeof(path), "%s", file) >= (int)sizeof(path))
 		return -ENAMETOOLONG;
 	beneath.parent_fd = open(dirname(path), O_PATH | O_DIRECTORY | O_CLOEXEC);
-	/* Where no directory is there is nothing to allow: whoever needs it will say so. */
+	/* Where no directory is there is nothing to allow: whoever needs it will say so. But what
+	 * is there and cannot be allowed would be missed at the end. */
 	if (beneath.parent_fd < 0)
-		return 0;
+		return errno == ENOENT || errno == ENOTDIR || errno == EACCES ? 0 : -errno;
 	if (syscall(SYS_landlock_add_rule, landlock_fd, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0))
 		ret = -errno;
 	close(beneath.parent_fd);

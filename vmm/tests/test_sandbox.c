@@ -684,6 +684,8 @@ static void leave_room(void)
 		quit(3);
 }
 
+CALL(getpid, 0)
+
 static void violate_by_name(void)
 {
 	syscall(SYS_sched_yield);
@@ -708,6 +710,42 @@ static void want_of_memory_is_refused_before(void **state)
 	assert_int_equal(run(&bare, SANDBOX_VCPU, violate_by_name), EXIT_SANDBOX);
 	assert_non_null(strstr(said, "ptrace("));
 	prelude = NULL;
+}
+
+/* For the rule set; none is left for a directory. */
+static void leave_one_descriptor(void)
+{
+	struct rlimit limit;
+	int fd = dup(STDERR_FILENO);
+
+	if (fd < 0 || close(fd) || getrlimit(RLIMIT_NOFILE, &limit))
+		quit(3);
+	limit.rlim_cur = (rlim_t)fd + 1;
+	if (setrlimit(RLIMIT_NOFILE, &limit))
+		quit(3);
+}
+
+static void a_directory_that_cannot_be_allowed_is_no_success(void **state)
+{
+	struct sandbox_cfg cfg = bare;
+	char file[64];
+	int status;
+
+	(void)state;
+	snprintf(file, sizeof(file), "%s/stats.json", dir);
+	cfg.files[0] = file;
+	prelude = leave_one_descriptor;
+	status = run(&cfg, SANDBOX_LOOP, do_getpid);
+	prelude = NULL;
+	if (strstr(said, "no Landlock")) {
+		print_message("this kernel has no Landlock\n");
+		return;
+	}
+	assert_int_equal(status, EXIT_FAILED);
+	assert_string_equal(said, "granule: sandbox: it cannot be set up: Too many open files\n");
+	/* One that is not there is no matter of the sandbox. */
+	snprintf(file, sizeof(file), "%s/nowhere/stats.json", dir);
+	assert_int_equal(run(&cfg, SANDBOX_LOOP, do_getpid), PASSED);
 }
 
 static void without_preparation_nothing_changes(void **state)
@@ -752,6 +790,7 @@ int main(void)
 		cmocka_unit_test(only_named_directories_change),
 		cmocka_unit_test(a_loop_with_a_socket_answers),
 		cmocka_unit_test(want_of_memory_is_refused_before),
+		cmocka_unit_test(a_directory_that_cannot_be_allowed_is_no_success),
 		cmocka_unit_test(without_preparation_nothing_changes),
 	};
 
