@@ -32,6 +32,7 @@ notices() {
 echo "== the sweep itself"
 notices nothing 'ok nvme_that_fails_in_run: of 1 calls every 1: 0 refused, 3 went on, 0 not reached, 0 bad'
 notices not_failing 'FAIL alloc:start:1:12: of 2 calls this did not fail'
+notices failing_without_effect 'FAIL a_start_without_what_it_takes_is_refused'
 notices fewer_at_start 'FAIL alloc:start:2:12: there were 1 calls'
 notices never_reached 'FAIL nvme_that_fails_in_run: .* 3 not reached'
 notices no_such_call 'FAIL nvme_that_fails_in_run: there are none'

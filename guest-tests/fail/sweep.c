@@ -78,7 +78,7 @@ static bool verbose;
 static char **command;
 static const char *devices = ""; /* with commas between them */
 static char before[MAX_TEXT];	 /* what there was */
-static unsigned nr_asked, nr_answered;
+static unsigned nr_asked, nr_answered, nr_refused_at_start;
 
 struct run {
 	int status; /* of wait(); -1: it was killed after LIMIT_MS */
@@ -553,6 +553,7 @@ static void sweep(const struct class *class, const char *phase, unsigned nr, uns
 			if (verdict == NOT_REACHED && made)
 				verdict = fail_nth(class, phase, made, e, &result, why);
 			verdicts[verdict]++;
+			nr_refused_at_start += verdict == REFUSED && !strcmp(phase, "start");
 		}
 	}
 	if (verdicts[BAD] || !(verdicts[REFUSED] + verdicts[WENT_ON]))
@@ -629,6 +630,10 @@ int main(int argc, char **argv)
 		}
 	}
 	healthy(&last, "all_is_well_afterwards");
+	/* Failures that are only said change nothing. */
+	if (!only)
+		printf("%s a_start_without_what_it_takes_is_refused: %u times\n",
+		       nr_refused_at_start ? "ok" : "FAIL", nr_refused_at_start);
 	if (has_option("--live-stats"))
 		printf("%s statistics_are_asked_for_meanwhile: %u of %u times with an answer\n",
 		       nr_answered > nr_asked / 2 ? "ok" : "FAIL", nr_answered, nr_asked);
