@@ -334,20 +334,22 @@ no_vfio_calls() {
 	stat_grew "$1" "$2" map 0 0 && stat_grew "$1" "$2" unmap 0 0 && stat_grew "$1" "$2" others 0 0
 }
 
-# sample_granule FILE: of the next granule, from the first line of its guest on, what it has of the machine, every 2 s:
-# KiB of memory, KiB of address space, threads, descriptors
+# sample_granule FILE: of the next granule, from the first line of its guest on, what it has of the machine: KiB of
+# memory, KiB of address space, threads, descriptors. Every 2 s, and more often at first: some guests are done in that time.
 sample_granule() {
 	rm -f "$work/pid" "$work/said" "$1"
 	(
 		while [ ! -s "$work/said" ] || ! pid=$(cat "$work/pid" 2>/dev/null); do
-			sleep 1
+			usleep 50000
 		done
+		pause=50000
 		while line=$(awk '/^(VmRSS|VmSize|Threads):/ { v[$1] = $2 }
 				END { if (v["VmRSS:"]) print v["VmRSS:"], v["VmSize:"], v["Threads:"] }' \
 			"/proc/$pid/status" 2>/dev/null) && [ "$line" ]; do
 			# shellcheck disable=SC2012 # numbers
 			echo "$line $(ls "/proc/$pid/fd" 2>/dev/null | wc -l)" >>"$1"
-			sleep 2
+			usleep $pause
+			[ $pause -ge 2000000 ] || pause=$((pause * 5 / 4))
 		done
 	) &
 }
