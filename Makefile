@@ -163,6 +163,9 @@ THREADED := test_coherence test_dart* test_fair test_faultlog test_hold test_med
 WRAPS_test_failnth := $(addprefix -Xlinker --wrap=,malloc calloc realloc aligned_alloc eventfd timerfd_create socket \
   signalfd mmap pthread_create fstat open fcntl)
 
+# Where test_sandbox has a filter spoilt.
+WRAPS_test_sandbox := -Xlinker --wrap=pread
+
 # What test_vfio's kernel is and can do.
 WRAPS_test_vfio := $(addprefix -Xlinker --wrap=,uname madvise)
 WRAPS_test_vfio_pci := $(addprefix -Xlinker --wrap=,vfio_memlock_check)

@@ -5,7 +5,9 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <linux/if_tun.h>
+#include <linux/seccomp.h>
 #include <linux/vfio.h>
 #include <malloc.h>
 #include <poll.h>
@@ -748,6 +750,83 @@ static void a_directory_that_cannot_be_allowed_is_no_success(void **state)
 	assert_int_equal(run(&cfg, SANDBOX_LOOP, do_getpid), PASSED);
 }
 
+/* What libseccomp hands out comes through a file; here with one instruction changed. */
+static unsigned spoilt; /* 2, 3...: the first one loads; 0: none */
+
+static bool (*spoil)(struct sock_filter *insn); /* false: it might mean the same */
+
+static bool spoil_comparison(struct sock_filter *insn)
+{
+	insn->k ^= BIT(3);
+	return insn->code == (BPF_JMP | BPF_JEQ | BPF_K) && ~insn->k != BIT(3);
+}
+
+/* Only where it must not mean the same: there are numbers beside this one that nobody may, and the
+ * architecture and an argument's higher half count. */
+static bool spoil_branch(struct sock_filter *insn)
+{
+	const unsigned loaded = insn[-1].code == (BPF_LD | BPF_W | BPF_ABS) ? insn[-1].k : 0;
+
+	insn->jf = insn->jt;
+	return insn->code == (BPF_JMP | BPF_JEQ | BPF_K) &&
+	       (insn->k == SYS_exit_group || loaded == offsetof(struct seccomp_data, arch) ||
+		loaded == offsetof(struct seccomp_data, args) + sizeof(uint32_t));
+}
+
+static bool spoil_mask(struct sock_filter *insn)
+{
+	insn->k = UINT32_MAX;
+	return insn->code == (BPF_ALU | BPF_AND | BPF_K);
+}
+
+static bool spoil_action(struct sock_filter *insn)
+{
+	insn->k ^= SECCOMP_RET_ALLOW ^ SECCOMP_RET_TRAP;
+	return insn->code == (BPF_RET | BPF_K);
+}
+
+ssize_t __real_pread(int fd, void *buf, size_t len, off_t off);
+ssize_t __wrap_pread(int fd, void *buf, size_t len, off_t off);
+ssize_t __wrap_pread(int fd, void *buf, size_t len, off_t off)
+{
+	static unsigned nr_filters;
+	ssize_t n = __real_pread(fd, buf, len, off);
+	struct sock_filter *insns = buf;
+
+	if (!spoilt || nr_filters++ != SANDBOX_VCPU)
+		return n;
+	if (spoilt > (size_t)n / sizeof(*insns) || !spoil(&insns[spoilt - 1]))
+		quit(PASSED); /* nothing to spoil */
+	return n;
+}
+
+static void a_filter_that_is_another_is_refused(void **state)
+{
+	static bool (*const ways[])(struct sock_filter * insn) = {
+		spoil_comparison,
+		spoil_branch,
+		spoil_mask,
+		spoil_action,
+	};
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(ways) * 128; i++) {
+		int status;
+		pid_t pid = fork();
+
+		assert_true(pid >= 0);
+		if (!pid) {
+			dup2(open("/dev/null", O_WRONLY | O_CLOEXEC), STDERR_FILENO);
+			spoil = ways[i / 128];
+			spoilt = 2 + i % 128;
+			quit(sandbox_prepare(&bare) == -ENOMEM ? PASSED : 1);
+		}
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		if (!WIFEXITED(status) || WEXITSTATUS(status) != PASSED)
+			fail_msg("instruction %u, way %u", 2 + i % 128, i / 128);
+	}
+}
+
 static void without_preparation_nothing_changes(void **state)
 {
 	int fd;
@@ -791,6 +870,7 @@ int main(void)
 		cmocka_unit_test(a_loop_with_a_socket_answers),
 		cmocka_unit_test(want_of_memory_is_refused_before),
 		cmocka_unit_test(a_directory_that_cannot_be_allowed_is_no_success),
+		cmocka_unit_test(a_filter_that_is_another_is_refused),
 		cmocka_unit_test(without_preparation_nothing_changes),
 	};
 
