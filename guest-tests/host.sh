@@ -308,24 +308,23 @@ watch_memory() {
 	done >>"$2" 2>/dev/null
 }
 
-# flat FILE: where least was in use in the last quarter of the time there was no more memory but for bounce pages than
-# where least was in the second, but for 256 KiB, nor were there at most more descriptors and threads. Bounce pages
-# have a bound of their own, up to which free ones stay warm (iommu/pool.c).
+# flat FILE: in the last sixth of the time there was no more memory but for bounce pages, where least was in use, than in
+# the sixth before, but for 64 KiB, nor than in the second, but for 2 MiB; nor were there at most more descriptors and
+# threads than in the second. Tables keep what they have grown to, until once they were as large as they get. Bounce
+# pages have a bound of their own, up to which free ones stay warm (iommu/pool.c).
 flat() {
 	[ "$duration" -ge 1200 ] || { echo "in $duration s there is too little to compare"; return 77; }
 	awk '$1 != "#" { at[++n] = $1; all[n] = $2; kib[n] = $3; fds[n] = $4; threads[n] = $5 }
-		function most(of, from, to,   i, m) { for (i = 1; i <= n; i++) if (at[i] >= from && at[i] < to && of[i] > m) m = of[i]; return m }
-		function least(of, from, to,   i, m) { for (i = 1; i <= n; i++) if (at[i] >= from && at[i] < to && (!m || of[i] < m)) m = of[i]; return m }
+		function most(of, sixth,   i, m) { for (i = 1; i <= n; i++) if (int(at[i] * 6 / end) + 1 == sixth && of[i] > m) m = of[i]; return m }
+		function least(of, sixth,   i, m) { for (i = 1; i <= n; i++) if (int(at[i] * 6 / end) + 1 == sixth && (!m || of[i] < m)) m = of[i]; return m }
 		END {
 			if (n < 40) { print n " samples"; exit 1 }
 			for (i = 1; i <= n; i += int(n / 20)) print "* after " at[i] " s: " all[i] " KiB, " kib[i] " of them no bounce pages, " fds[i] " descriptors, " threads[i] " threads"
 			end = at[n] + 1
-			print "* at least KiB, at most descriptors, threads: " \
-				least(kib, end / 4, end / 2) " " most(fds, end / 4, end / 2) " " most(threads, end / 4, end / 2) ", at last " \
-				least(kib, end / 4 * 3, end) " " most(fds, end / 4 * 3, end) " " most(threads, end / 4 * 3, end)
-			exit least(kib, end / 4 * 3, end) > least(kib, end / 4, end / 2) + 256 ||
-				most(fds, end / 4 * 3, end) > most(fds, end / 4, end / 2) ||
-				most(threads, end / 4 * 3, end) > most(threads, end / 4, end / 2)
+			for (i = 1; i <= 6; i++)
+				print "* sixth " i ": at least " least(kib, i) " KiB, at most " most(fds, i) " descriptors, " most(threads, i) " threads"
+			exit least(kib, 6) > least(kib, 5) + 64 || least(kib, 6) > least(kib, 2) + 2048 ||
+				most(fds, 6) > most(fds, 2) || most(threads, 6) > most(threads, 2)
 		}' "$1" >&3 || { echo 'there is more at the end, or too few samples'; return 1; }
 }
 
